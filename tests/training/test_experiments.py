@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from moduli.formats.tables import read_table
 from moduli.kernel.errors import UnsupportedModel
 from moduli.training.experiments import Table, load_data, measure, prunability, read_config
 from moduli.training.job_store import run
@@ -235,13 +236,19 @@ def test_tables_of_text_and_numbers(tmp_path):
     for bad, said in (
         ("", "no rows"), ("a,b\n", "no rows"), ("a,a\n1,2", "two columns are named"), ("a,b\n1", "row 1 has 1 cells"),
         ("1,2\n3,nan", "holds 'nan'"), ("1,2", "two rows are needed"), ("1\n2\n3", "at least one input"),
-        ("1e39,1\n2,1\n3,4", "beyond float32"),
+        ("1e39,1\n2,1\n3,4", "beyond float32"), ("1,2.5\n3,n/a\n4,1.5", "row 2, column '2' holds 'n/a'"),
+        ("?,1.5\n2,1\n3,4", r"first line holds '\?' above a number"),
     ):  # fmt: skip
         file.write_text(bad)
         with pytest.raises(UnsupportedModel, match=said):
             load_data(str(file))
     with pytest.raises(ValueError, match=r"a column is chosen in a \.csv or \.npy file"):
         load_data("digits", column="x")
+    file.write_text("5.1,3.5,setosa\n4.9,3.0,setosa\n6.2,2.9,virginica\n")  # no header
+    assert read_table(file).names == ("1", "2", "3")
+    assert read_table(file).targets(None).tolist() == [0, 0, 1]
+    file.write_text(",0,1\n0,1.5,2\n")  # of data frames
+    assert read_table(file).names == ("", "0", "1")
 
 
 TABLES = {

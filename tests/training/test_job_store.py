@@ -155,7 +155,7 @@ def test_killed_in_the_middle_and_started_again(tmp_path, square):
 
 
 class Deserted(Executor):
-    """Takes jobs and has nobody who does them; some of them may be dropped, as a cluster does."""
+    """Takes jobs and has nobody who does them; the first may be dropped, as a cluster does."""
 
     def __init__(self, dropped=False):
         self.futures, self.dropped = [], dropped
@@ -163,8 +163,18 @@ class Deserted(Executor):
     def submit(self, fn, /, *args, **kwargs):
         self.futures.append(Future())
         if self.dropped:
-            self.futures[-1].cancel()
+            self.futures[0].cancel()
         return self.futures[-1]
+
+
+class ShutDown(Deserted):
+    """Does the first job, and takes no other."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        if self.futures:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        super().submit(fn).set_result(fn())
+        return self.futures[0]
 
 
 def test_a_sweep_without_workers_says_so_and_gives_up(tmp_path, square, monkeypatch):
@@ -181,6 +191,40 @@ def test_a_sweep_without_workers_says_so_and_gives_up(tmp_path, square, monkeypa
         run([square(1)], store=tmp_path / "store", executor=Deserted(), patience=0.05)
     with pytest.raises(Undecided, match="start again and only the rest is done"):
         run([square(1)], store=tmp_path / "store", executor=Deserted(dropped=True))
+
+
+def test_others_are_not_waited_for_forever_once_a_job_was_dropped(tmp_path, square, monkeypatch):
+    monkeypatch.setattr(job_store, "WATCH", 0.01)
+    monkeypatch.setattr(job_store, "LOST", 0.05)
+    executor = Deserted(dropped=True)
+    with pytest.raises(Undecided, match=r"a job was dropped, .* of the others; 0 of 3 results"):
+        run([square(n) for n in range(3)], store=tmp_path / "store", executor=executor)
+    assert all(future.cancelled() for future in executor.futures)
+
+
+def test_results_in_flight_are_kept_when_an_executor_is_shut_down(tmp_path, square):
+    jobs = [square(n) for n in range(3)]
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        run(jobs, store=tmp_path / "store", executor=ShutDown())
+    assert [job.key for job in jobs if (tmp_path / "store" / f"{job.key}.json").exists()] == [
+        jobs[0].key
+    ]
+
+
+def test_a_full_disk_stops_what_is_in_flight(tmp_path, square, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(job_store, "atomic_write", full)
+    executor = Deserted()
+    first = Future()
+    first.set_result({})
+    executor.submit = lambda fn: (
+        executor.futures.append(Future() if executor.futures else first) or executor.futures[-1]
+    )
+    with pytest.raises(OSError, match="No space left"):
+        run([square(n) for n in range(3)], store=tmp_path / "store", executor=executor)
+    assert all(future.cancelled() for future in executor.futures[1:])
 
 
 def test_workers_that_come_back_are_waited_for(tmp_path, square, monkeypatch):

@@ -60,36 +60,63 @@ class Table(NamedTuple):
         return self.names.index(name)
 
     def targets(self, name: str | None, *, values: bool = False) -> Cells:
-        """A column to learn: classes as int64 from 0 on where it holds whole numbers from 0 on or
-        text, floats where it holds other numbers or `values` says so.
+        """A column to learn: classes as int64 from 0 on where it holds whole numbers from 0 on, or
+        text alone; floats where it holds other numbers or `values` says so.
+
+        Raises:
+            UnsupportedModel: text among numbers.
         """
         at = self.column(name)
-        if not values and self.cells.dtype.kind == "U" and not _are_numbers(self.cells[:, at]):
+        if not values and not any(map(_is_number, self.cells[:, at])):
             return np.unique(self.cells[:, at], return_inverse=True)[1].astype(np.int64)
         found = self.numbers([at])[:, 0]
         whole = (found == np.floor(found)) & (found >= 0) & (found < CLASSES)
         return found.astype(np.int64) if whole.all() and not values else found
 
 
-def _number(text: Any) -> float:
+def _number(cell: Any) -> float:
     try:
-        return float(text)
+        return float(cell)
     except ValueError:
         return np.nan
 
 
-def _are_numbers(cells: Cells) -> bool:
-    """Whether all can be read as floats, nan among them."""
+def _is_number(cell: Any) -> bool:
+    """Whether it can be read as a float; nan is one."""
     try:
-        cells.astype(np.float64)
+        float(cell)
     except ValueError:
         return False
     return True
 
 
+def _is_header(first: list[str], second: list[str]) -> bool:
+    """Whether the first line names the columns: no number in it, or text above a number and names
+    that are whole numbers.
+
+    Raises:
+        UnsupportedModel: text above a number, beside other numbers.
+    """
+    names = [not _is_number(cell) for cell in first]
+    if all(names):
+        return True
+    odd = next(
+        (k for k, (a, b) in enumerate(zip(names, second, strict=False)) if a and _is_number(b)),
+        None,
+    )
+    if odd is None:
+        return False
+    if all(name or cell.isdigit() for name, cell in zip(names, first, strict=True)):
+        return True
+    raise UnsupportedModel(
+        f"the first line holds {first[odd][:40]!r} above a number, beside other numbers; it is neither names of "
+        "columns nor a row"
+    )
+
+
 def read_table(path: str | Path) -> Table:
-    """The table in a `.csv` file (commas, semicolons or tabs; a first line that holds a cell that
-    is no number is the header) or a `.npy` file (two axes).
+    """The table in a `.csv` file (commas, semicolons or tabs; the first line is the header where it
+    holds text alone, or text above numbers and otherwise whole numbers) or a `.npy` file (two axes).
 
     Raises:
         UnsupportedModel: no such table, rows of different lengths.
@@ -111,7 +138,7 @@ def read_table(path: str | Path) -> Table:
         except csv.Error as error:
             raise UnsupportedModel(f"no table of cells ({error})") from None
         rows = [[cell.strip() for cell in row] for row in rows]
-        header = bool(rows) and not _are_numbers(np.array(rows[0]))
+        header = bool(rows) and _is_header(rows[0], rows[1] if len(rows) > 1 else [])
         body = rows[1:] if header else rows
         if not body:
             raise UnsupportedModel("no rows of numbers")
@@ -124,4 +151,4 @@ def read_table(path: str | Path) -> Table:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise UnsupportedModel(f"two columns are named {twice[:40]!r}")
-    return Table(str(path), names, np.array(body))
+    return Table(str(path), names, np.array(body, dtype=object))

@@ -32,6 +32,7 @@ from moduli.kernel.errors import Undecided
 
 AHEAD = 64
 WATCH = 1.0  # seconds between two looks at the workers
+LOST = 600.0  # seconds without a result after a job was dropped
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ class _Watch:
     ) -> None:
         self.workers, self.patience, self.alone = workers, patience, alone
         self.since = time.monotonic()
+        self.lost = False  # whether a job was dropped: others may never come back
 
     def back(self) -> None:
         """A result has come."""
@@ -173,9 +175,12 @@ class _Watch:
                 self.since = time.monotonic()
             else:
                 self.alone()
-        if self.patience is not None and time.monotonic() - self.since > self.patience:
+        waited = time.monotonic() - self.since
+        if self.patience is not None and waited > self.patience:
             missing = "a result" if self.workers is None else "a worker"
             raise _GivenUp(f"{self.patience:g} s without {missing}")
+        if self.lost and waited > LOST:
+            raise _GivenUp(f"a job was dropped, and {LOST:g} s without a result of the others")
 
 
 def _results(
@@ -187,33 +192,34 @@ def _results(
         return
     left, flying = iter(jobs), dict[Future[dict[str, Any]], Job]()
     failed: BaseException | None = None
-    while True:
-        while failed is None and len(flying) < AHEAD and (job := next(left, None)) is not None:
-            try:
-                flying[executor.submit(job)] = job
-            except BrokenExecutor as broken:
-                failed = broken
-        if not flying:
-            break
-        try:
+    try:
+        while True:
+            while failed is None and len(flying) < AHEAD and (job := next(left, None)) is not None:
+                try:
+                    flying[executor.submit(job)] = job
+                except RuntimeError as broken:  # or shut down
+                    failed = broken
+            if not flying:
+                break
             come = wait(flying, timeout=WATCH, return_when=FIRST_COMPLETED).done
             # whoever cancels need not tell those who wait
             come |= {future for future in flying if future.cancelled()}
             if not come:
                 watch.look()
-        except BaseException:
-            for future in flying:
-                future.cancel()
-            raise
-        for future in come:
-            watch.back()
-            job = flying.pop(future)
-            error = CancelledError() if future.cancelled() else future.exception()
-            if type(error).__name__ == "KilledWorker":  # Dask's: the job ended several workers
-                error = BrokenExecutor(str(error))
-            if error is None:
-                yield job, future.result()
-            else:
+            for future in come:
+                watch.back()
+                job = flying.pop(future)
+                error = CancelledError() if future.cancelled() else future.exception()
+                if type(error).__name__ == "KilledWorker":  # Dask's: the job ended several workers
+                    error = BrokenExecutor(str(error))
+                if error is None:
+                    yield job, future.result()
+                    continue
+                if isinstance(error, (BrokenExecutor, CancelledError)):
+                    watch.lost = True
                 failed = failed or error
+    finally:
+        for future in flying:
+            future.cancel()
     if failed is not None:
         raise failed
