@@ -757,3 +757,14 @@ def test_files_of_normal_forms_carry_their_slack(suffix, tmp_path, capsys, monke
         assert str(slack).encode() in Path(f"form.{suffix}").read_bytes()
     shown = command(capsys, monkeypatch, "canon", "net.npz", "-o", f"form.{suffix}")[1]
     assert f"<= {slack}" in shown
+
+
+def test_words_of_mean_errors_are_refused_elsewhere(net):
+    for word, value in {"skip": True, "biases": False, "starts": 3}.items():
+        with pytest.raises(mo.ArgumentError, match=f"{word}={value}: that is for mean errors"):
+            mo.compress(net, **{word: value})
+    for word, value in {"skip": 1, "biases": "no", "starts": -1}.items():
+        with pytest.raises(mo.ArgumentError, match=f"{word}="):
+            mo.compress(net, on=mo.Gaussian(), units=1, **{word: value})
+    with pytest.raises(mo.ArgumentError, match="units='x': a whole number"):
+        mo.radius_for(net, "x")  # by its place, too

@@ -19,7 +19,7 @@ import numpy as np
 
 from moduli.capacity.complexity_table import Complexity
 from moduli.capacity.graph_complexity import GraphComplexity
-from moduli.common.arguments import Reading, question
+from moduli.common.arguments import Reading, no_model, question
 from moduli.common.certificate_files import read_certificate
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
 from moduli.common.graph import Graph
@@ -161,8 +161,11 @@ def compress(
     (2, 0)
     """
     _only_alone(on, eps, radius, units)
-    if not (biases and starts == 1) and not isinstance(on, (Gaussian, Samples)):
-        other = Asked("biases", False) if not biases else Asked("starts", starts)
+    odd = [("biases", biases, True), ("starts", starts, 1), ("skip", skip, False)]
+    for name, value, usual in odd:
+        if value == usual or isinstance(on, (Gaussian, Samples)):
+            continue
+        other = Asked(name, value)
         raise ArgumentError(
             other, ": that is for mean errors; give ", ON_GAUSSIAN, " or ", ON_SAMPLES
         )
@@ -470,7 +473,7 @@ def dimension(
     (13, 13, (3, 2, 2, 1), True)
     """
     if _are_widths(net):
-        _no_model(reading)
+        no_model(reading)
         if on is not None or slice is not None:
             asked = Asked("slice", slice) if on is None else Asked("on", on)
             raise ArgumentError(
@@ -485,15 +488,6 @@ def _are_widths(net: Any) -> bool:
     if not isinstance(net, (list, tuple)) or not net:
         return False
     return all(isinstance(w, (int, np.integer)) and not isinstance(w, bool) for w in net)
-
-
-def _no_model(reading: Reading) -> None:
-    """Where widths were given, options of reading a model are refused."""
-    for name, value in reading.items():
-        if value is not None:
-            raise ArgumentError(
-                Asked(name, value), " is for a model, and widths were given; leave it out"
-            )
 
 
 def _dimension(
@@ -844,7 +838,7 @@ def complexity(
         net_or_widths = load(net_or_widths, **{**of_models, "activation": activation})
         activation = None
     else:
-        _no_model(of_models)
+        no_model(of_models)
     if isinstance(net_or_widths, Graph):
         if norm != "inf":
             raise ArgumentError(

@@ -57,6 +57,12 @@ moduli equal plain.npz twins.npz --keys a,b
 moduli equal plain.npz wide.npz
 moduli plot plain.npz --on box:-1,1 -o o.svg
 moduli complexity 3,2,1 --output y
+moduli compress plain.npz -o o.npz --no-biases
+moduli compress plain.npz -o o.npz --starts 3
+moduli dimension 2,2,1 --activation relu
+moduli identify 2,2,1 --keys a
+moduli train digits -o o.onnx --annealed
+moduli train digits -o o.onnx --sigma 0.1
 moduli report plain.npz -o page.txt
 moduli nothing
 """

@@ -41,6 +41,15 @@ class Reading(TypedDict, total=False):
 READING = tuple(Reading.__annotations__)
 
 
+def no_model(reading: Mapping[str, Any]) -> None:
+    """Where widths were given, options of reading a model are refused."""
+    for name, value in reading.items():
+        if value is not None:
+            raise ArgumentError(
+                Asked(name, value), " is for a model, and widths were given; leave it out"
+            )
+
+
 class Word(NamedTuple):
     """A shared word: whether a value may stand there, and what is said where it may not."""
 
@@ -55,6 +64,10 @@ def _number(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
+
+
+def _truth(value: Any) -> bool:
+    return isinstance(value, (bool, np.bool_))
 
 
 def _start(value: Any) -> bool:
@@ -106,6 +119,9 @@ WORDS = {
          ON_SAMPLES),
     ),
     "executor": Word(_executor, ("a concurrent.futures.Executor is needed",)),
+    "starts": Word(_start, ("a whole number of rounds from 0 on is needed",)),
+    "biases": Word(_truth, ("True or False is needed",)),
+    "skip": Word(_truth, ("True or False is needed",)),
     "progress": Word(
         callable,
         ("something to call with (done, total, label) is needed",),
@@ -153,7 +169,7 @@ def question(verb: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(verb)
     def asked(*args: P.args, **given: P.kwargs) -> R:
-        for name, value in given.items():
+        for name, value in {**dict(zip(parameters, args, strict=False)), **given}.items():
             if name in words:
                 if value is not None or "None" not in kinds[name]:
                     checked(name, value, words[name])

@@ -565,17 +565,18 @@ def rank(
                     near, units, budget=budget, executor=executor, progress=progress
                 )
 
-            found, limits = within(time_limit, budget, least, progress)
-            return show(found, as_json, quiet, **limits)
-        net, domain = _load_any(model, **source), _domain(on)
-        answer, limits = within(
-            time_limit,
-            budget,
-            partial(mo.rank, net, on=domain, radius=radius, seed=seed, executor=executor),
-            progress,
-            searches=domain is not None or radius > 0,
-        )  # fmt: skip
-    show(answer, as_json, quiet, **_told(domain), **limits)
+            answer, told = within(time_limit, budget, least, progress)
+        else:
+            net, domain = _load_any(model, **source), _domain(on)
+            answer, limits = within(
+                time_limit,
+                budget,
+                partial(mo.rank, net, on=domain, radius=radius, seed=seed, executor=executor),
+                progress,
+                searches=domain is not None or radius > 0,
+            )
+            told = {**_told(domain), **limits}
+    show(answer, as_json, quiet, **told)
 
 
 def _nearest(net: Network, units: int, budget: int, seed: int) -> RankDistance:
@@ -1174,10 +1175,11 @@ def dimension(
         raise ValueError(f"-o {out}: certificates are of widths; leave it out, or give widths")
     with bar(quiet) as progress:
         net = widths or _load(model, **source)
+        reading = _asked(**source) if widths else {}
         answer, limits = within(
             time_limit,
             budget,
-            partial(mo.dimension, net, on=domain, seed=seed),
+            partial(mo.dimension, net, on=domain, seed=seed, **reading),
             progress,
         )
     extra = {}
@@ -1208,6 +1210,9 @@ def identify(
     """
     widths = _widths(model)
     if widths is not None:
+        from moduli.common.arguments import no_model
+
+        no_model(_asked(**source))
         if on is not None:
             raise ValueError(f"--on {on}: networks of widths are made for box:-1,1; leave it out")
         return _identifiable_parameters(widths, out, as_json, quiet, seed, budget, time_limit)
@@ -1391,18 +1396,16 @@ def report(
     "--width", type=click.IntRange(1), default=200, show_default=True, help="Hidden ReLU units."
 )
 @click.option("--alpha", type=float, help="Heavy-tailed noise of this index; 2 for Gaussian.")
-@click.option(
-    "--sigma", type=float, default=0.05, show_default=True, help="Scale of the noise; with --alpha."
-)
+@click.option("--sigma", type=float, help="Scale of the noise; with --alpha.  [default: 0.05]")
 @click.option(
     "--kind",
     type=click.Choice(["isotropic", "rows", "iid"]),
-    default="isotropic",
-    show_default=True,
+    help="Of the noise; with --alpha.  [default: isotropic]",
 )
 @click.option(
     "--annealed",
     is_flag=True,
+    default=None,
     help="The noise falls linearly to zero: it leaves no unit at zero as long as it lasts.",
 )
 @click.option(
@@ -1422,7 +1425,7 @@ def report(
 @click.option("--folder", metavar="DIR", help="Where DATA.npz lies, if DATA is a name.")
 @_options("json", "quiet", "seed")
 def train(
-    data: str, out: str, width: int, alpha: float | None, sigma: float, kind: str, annealed: bool,
+    data: str, out: str, width: int, alpha: float | None, sigma: float | None, kind: str | None, annealed: bool | None,
     group_lasso: float | None, target: str | None, values: bool, steps: int, lr: float, folder: str | None,
     as_json: bool, quiet: bool, seed: int,
 ) -> None:  # fmt: skip
@@ -1442,6 +1445,10 @@ def train(
     from moduli.pytorch import fit, perceptron
     from moduli.training.experiments import load_data, measure
 
+    given = {"sigma": sigma, "kind": kind, "annealed": annealed}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if alpha is None and asked:
+        raise ValueError(f"--{next(iter(asked))} is of noise; give its index, such as --alpha 1.75")
     told = load_data(data, folder, column=target, values=values)
     outputs = (
         int(told.y.max()) + 1
@@ -1449,9 +1456,7 @@ def train(
         else told.y.reshape(len(told.y), -1).shape[1]
     )
     module = perceptron(told.x.shape[1], width, outputs, seed=seed)
-    noise: dict[str, Any] | None = None
-    if alpha is not None:
-        noise = {"alpha": alpha, "sigma": sigma, "kind": kind, "annealed": annealed}
+    noise = None if alpha is None else {"alpha": alpha, "sigma": 0.05, "kind": "isotropic", **asked}
     penalty = None if group_lasso is None else {"group_lasso": group_lasso}
     with bar(quiet) as progress:
         run = fit(

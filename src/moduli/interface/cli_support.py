@@ -439,6 +439,8 @@ def option(asked: Asked) -> str:
     name = f"--{asked.parameter.replace('_', '-')}"
     if asked.value is None and asked.parameter != "on":
         return f"no {name}"
+    if asked.value is False:
+        return f"--no-{name[2:]}"
     typed = _typed(asked)
     return f"{name} {typed}" if typed else name
 
