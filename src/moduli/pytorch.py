@@ -30,6 +30,7 @@ _HOME = {
     "Shrunk": "compression.torch_blocks", "HeavyTailedSGD": "training.torch_sgd",
     "HeavyTailedNoise": "training.torch_sgd", "hidden_parameters": "training.torch_layers",
     "fit": "training.torch_runs", "perceptron": "training.torch_runs",
+    "convolutional": "training.torch_runs",
 }  # fmt: skip
 
 
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from .formats.torch_graph import read_module as read_module
     from .formats.torch_modules import to_torch as to_torch
     from .training.torch_layers import hidden_parameters as hidden_parameters
+    from .training.torch_runs import convolutional as convolutional
     from .training.torch_runs import fit as fit
     from .training.torch_runs import perceptron as perceptron
     from .training.torch_sgd import HeavyTailedNoise as HeavyTailedNoise

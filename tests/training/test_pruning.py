@@ -19,6 +19,7 @@ from moduli.training.pruning import (
     prunable_share,
     relative_change,
     removable,
+    span,
     visible,
 )
 
@@ -161,7 +162,7 @@ def test_the_floor_of_pure_noise():
     assert 0.25 < loud[1] < 0.55
     ones = np.random.default_rng(1).standard_normal((300, 140))
     ones -= ones.mean(axis=1, keepdims=True)
-    rows = predicted_share(start, "rows", 1.75, 0.03, 12.0, draws=5, inputs=ones)
+    rows = predicted_share(start, "rows", 1.75, 0.03, 12.0, draws=5, basis=span(ones))
     assert rows[1] == pytest.approx(prunable_share(visible(start, ones)), abs=1e-3)
 
 

@@ -25,7 +25,7 @@ from moduli.common.files import content, load_arrays, suffix_of
 from moduli.common.result import Result, plain
 from moduli.formats.tables import SUFFIXES, read_table
 from moduli.formats.tables import Table as Cells
-from moduli.kernel.errors import UnsupportedModel, printable
+from moduli.kernel.errors import ArgumentError, Asked, UnsupportedModel, printable
 from moduli.kernel.network import Network
 
 from .job_store import Job
@@ -39,6 +39,7 @@ from .pruning import (
     prunable_share,
     relative_change,
     removable,
+    span,
     visible_rows,
 )
 
@@ -47,7 +48,7 @@ FOLDER = "MODULI_DATA"
 GONE = (0.8, 0.9, 0.95, 0.99)
 FUNCTION = "moduli.training.experiments:prunability"
 WHOLE = ("width", "depth", "steps", "batch", "rows")
-COMMON = ("data", *WHOLE, "bias", "lr", "momentum", "target", "clip", "noise", "penalty")
+COMMON = ("data", *WHOLE, "image", "bias", "lr", "momentum", "target", "clip", "noise", "penalty")
 MOST_BYTES = 2**32
 MOST_TEXT = 2**20
 CLASSES, FLOAT32 = 2**16, 3.4e38
@@ -171,24 +172,41 @@ def _tables(path: Path) -> list[Any]:
 
 
 def prunability(
-    data: str, width: int, seed: int, *, folder: str | None = None, depth: int = 1, bias: bool = False,
-    noise: Mapping[str, Any] | None = None, penalty: Mapping[str, float] | None = None, rows: int | None = None, **fitting: Any,
+    data: str, width: int, seed: int, *, folder: str | None = None, depth: int = 1, image: Sequence[int] | None = None,
+    bias: bool = False, noise: Mapping[str, Any] | None = None, penalty: Mapping[str, float] | None = None,
+    rows: int | None = None, **fitting: Any,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one network and measure how much of it can go, beside what noise alone would give;
     plain numbers.
 
     Args:
-        data, folder: as for `load_data`. width, depth, bias: of the ReLU network. seed: a number;
-            start, batches and noise are drawn from it *and* all other settings: runs with different
-            alpha are independent. rows: training samples used.
+        data, folder: as for `load_data`. width, depth, bias: of the ReLU network. image: (channels,
+            height, width) of a sample; then the layers are of 3 x 3 filters, see
+            `moduli.pytorch.convolutional`, and a unit is a filter. seed: a number; start, batches
+            and noise are drawn from it *and* all other settings: runs with different alpha are
+            independent. rows: training samples used.
         noise, penalty, fitting: as for `torch_runs.fit`.
     """
     with needed("torch", "torch"):
-        from .torch_runs import fit, perceptron
+        from . import torch_filters
+        from .torch_runs import convolutional, fit, perceptron
 
     told = load_data(data, folder)
-    x, y = told.x[:rows], told.y[:rows]
-    shape = {"data": data, "width": width, "depth": depth, "bias": bias, "rows": rows}
+    x, y, x_test = told.x[:rows], told.y[:rows], told.x_test
+    shape: dict[str, Any] = {
+        "data": data,
+        "width": width,
+        "depth": depth,
+        "bias": bias,
+        "rows": rows,
+    }
+    if image is not None:
+        shape["image"] = list(image)
+        if math.prod(image) != x.shape[1]:
+            raise ArgumentError(
+                Asked("image", list(image)), f": samples have {x.shape[1]} entries, not {math.prod(image)}"
+            )  # fmt: skip
+        x, x_test = (part.reshape(len(part), *image) for part in (x, x_test))
     settings = {**shape, "noise": dict(noise or {}), "penalty": dict(penalty or {}), **fitting}
     stream = int.from_bytes(
         hashlib.sha256(json.dumps([settings, seed], sort_keys=True).encode()).digest()[:4], "big"
@@ -198,11 +216,16 @@ def prunability(
         if told.y.dtype.kind == "i"
         else int(np.prod(told.y.shape[1:], dtype=int))
     )
-    module = perceptron(x.shape[1], width, outputs, depth=depth, bias=bias, seed=stream)
+    if image is None:
+        module = perceptron(x.shape[1], width, outputs, depth=depth, bias=bias, seed=stream)
+    else:
+        module = convolutional(image, width, outputs, depth=depth, bias=bias, seed=stream)
     run = fit(module, x, y, noise=noise, penalty=penalty, seed=stream, **fitting)
-    found = measure(
-        run.network, x.astype(np.float64), told.x_test.astype(np.float64), told.y_test, seed=stream
-    )
+    if image is None:
+        x, x_test = x.astype(np.float64), x_test.astype(np.float64)
+        found = measure(run.network, x, x_test, told.y_test, seed=stream)
+    else:
+        found = torch_filters.measure(run.module, x, x_test, told.y_test, seed=stream)
     found |= {"steps": run.steps, "train": run.train, "redrawn": run.redrawn}
     found["theorem_lr"] = run.theorem_lr
     if (
@@ -214,9 +237,11 @@ def prunability(
         kind, alpha = str(noise.get("kind", "isotropic")), float(noise["alpha"])
         size = float(noise["sigma"]) * slip(alpha, kind, str(noise.get("convention", "exact")))
         law = (kind, alpha, size, run.time)
-        draws = max(20, min(200, 4 * 10**7 // run.start[0].size))
+        start = run.start[0].reshape(len(run.start[0]), -1)
+        basis = span(x) if image is None else torch_filters.span_of_patches(x)
+        draws = max(20, min(200, 4 * 10**7 // start.size))
         found["predicted"] = predicted_share(
-            run.start[0], *law, draws=draws, inputs=x.astype(np.float64), seed=stream
+            start, *law, draws=draws, basis=basis, seed=stream
         ).tolist()
     if plain(found) != found:
         raise ValueError("a measurement is not finite; lower lr or sigma")
@@ -228,31 +253,53 @@ def measure(net: Network, x: Array, x_test: Array, y_test: Any, *, seed: int = 0
     accuracies prune all layers.
     """
     seen = visible_rows(net, x)
+    asked = choices(seen, contributions(net, x[:ROWS]), seed)
+    return measured(
+        seen[0], net.layers[0].weight, _outputs(net, x_test, asked), y_test,
+        keep(net, asked[1]).parameters / net.parameters,
+    )  # fmt: skip
+
+
+def choices(seen: Sequence[Array], contributed: Sequence[Array], seed: int) -> list[list[Any]]:
+    """Which units of each layer are kept: all; those beside the smallest that hold a tenth of the
+    squared norm; the largest by norm, by contribution, and at random, when `GONE` of them go.
+
+    Args:
+        seen: the visible part of the rows of each layer. contributed: what its units contribute.
+    """
     squares = [np.square(w).sum(axis=1) for w in seen]
-    some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
-    small = keep(net, some)
     rng = np.random.default_rng(seed)
-    orders = {
-        "norm": [np.argsort(-s, kind="stable") for s in squares],
-        "contribution": [np.argsort(-s, kind="stable") for s in contributions(net, x[:ROWS])],
-        "random": [rng.permutation(len(s)) for s in squares],
-    }
-    asked = [[np.arange(n) for n in net.widths[1:-1]], some]
-    asked += [
-        [one[: len(one) - math.floor(share * len(one))] for one in order]
-        for order in orders.values()
-        for share in GONE
-    ]
-    whole, left, *others = _outputs(net, x_test, asked)
+    orders = (
+        [np.argsort(-s, kind="stable") for s in squares],
+        [np.argsort(-s, kind="stable") for s in contributed],
+        [rng.permutation(len(s)) for s in squares],
+    )
+    some = [np.argsort(s, kind="stable")[removable(s) :] for s in squares]
+    asked = [[np.arange(len(s)) for s in squares], some]
+    for order in orders:
+        for share in GONE:
+            asked.append([one[: len(one) - math.floor(share * len(one))] for one in order])
+    return asked
+
+
+def measured(
+    seen: Array, rows: Array, outputs: Sequence[Array], y_test: Any, kept: float
+) -> dict[str, Any]:
+    """What stands beside a prunable share.
+
+    Args:
+        seen, rows: of the first hidden layer, their visible part and all of them. outputs: on the
+            test data, for each of the `choices`. kept: share of the parameters that the second of them keeps.
+    """
+    whole, left, *others = outputs
     scores = [_score(z, y_test) for z in others]
     found: dict[str, Any] = {
         "measure": ACCURACY if np.asarray(y_test).dtype.kind == "i" else ERROR,
         "test": _score(whole, y_test), "after": _score(left, y_test),
-        "change": relative_change(whole, left), "share": prunable_share(seen[0]),
-        "share_whole": prunable_share(net.layers[0].weight), "largest": largest_share(seen[0]),
-        "parameters_kept": small.parameters / net.parameters,
+        "change": relative_change(whole, left), "share": prunable_share(seen),
+        "share_whole": prunable_share(rows), "largest": largest_share(seen), "parameters_kept": kept,
     }  # fmt: skip
-    for number, name in enumerate(orders):
+    for number, name in enumerate(("norm", "contribution", "random")):
         found[f"at_{name}"] = scores[number * len(GONE) : (number + 1) * len(GONE)]
     return found
 
@@ -332,6 +379,10 @@ def _misfit(key: str, value: Any) -> str | None:
         return (
             None if isinstance(value, str) and value.isprintable() else "the name of data is needed"
         )
+    if key == "image":
+        sizes = isinstance(value, list) and len(value) == 3
+        fits = sizes and all(type(n) is int and 1 <= n < 2**16 for n in value)
+        return None if fits else "[channels, height, width] is needed"
     if key == "bias":
         return None if isinstance(value, bool) else "true or false is needed"
     if key in ("noise", "penalty"):

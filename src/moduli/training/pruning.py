@@ -87,7 +87,11 @@ def visible(weight: Array, inputs: Array) -> Array:
     """
     if inputs.shape[1] != weight.shape[1]:
         raise ShapeError(f"inputs have shape {inputs.shape}; the weights read {weight.shape[1]}")
-    basis = _span(inputs)
+    return visible_by(weight, span(inputs))
+
+
+def visible_by(weight: Array, basis: Array) -> Array:
+    """The part of each row in a span, given by an orthonormal basis [in, dimension]."""
     return weight if basis.shape[1] == weight.shape[1] else np.asarray(weight @ basis @ basis.T)
 
 
@@ -101,11 +105,16 @@ def visible_rows(net: Network, x: Array) -> list[Array]:
     return seen
 
 
-def _span(inputs: Array) -> Array:
-    """An orthonormal basis, [in, dimension]."""
-    if not inputs.shape[1]:
+def span(inputs: Array) -> Array:
+    """An orthonormal basis of the span of inputs [samples, in]: [in, dimension]."""
+    return span_of(inputs.T @ inputs)
+
+
+def span_of(products: Array) -> Array:
+    """The same from their inner products [in, in]."""
+    if not len(products):
         return np.zeros((0, 0))
-    values, directions = np.linalg.eigh(inputs.T @ inputs)
+    values, directions = np.linalg.eigh(products)
     least = INVISIBLE**2 * max(
         float(values[-1]), 0.0
     )  # eigenvalues are squares of sizes, the last one the largest
@@ -131,7 +140,7 @@ def noise_share(
 
 def predicted_share(
     start: Array, kind: str, alpha: float, sigma: float, time: float, *, draws: int = 200, budget: float = BUDGET,
-    seed: int = 0, inputs: Array | None = None,
+    seed: int = 0, basis: Array | None = None,
 ) -> Array:  # fmt: skip
     """The same of a start with the noise of a whole run on it and no training: scale sigma (eta
     K)^(1/alpha), time = eta K.
@@ -143,7 +152,6 @@ def predicted_share(
     True
     """
     scale = sigma * time ** (1 / alpha)
-    basis = None if inputs is None else _span(inputs)
 
     def drawn(rng: np.random.Generator) -> Array:
         weight = start + scale * stable_noise(start.shape, alpha, kind=kind, seed=rng)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -105,6 +105,32 @@ def perceptron(
         for fan_in in [inputs, *[width] * depth][:depth]:
             layers += [nn.Linear(fan_in, width, bias=bias), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(width, outputs, bias=bias))
+
+
+@question
+def convolutional(
+    image: Sequence[int], width: int, outputs: int, *, depth: int = 2, bias: bool = False, seed: int = 0
+) -> nn.Sequential:  # fmt: skip
+    """Layers of one width of 3 x 3 filters, each followed by ReLU and a pool of 2 x 2 (maxima; a last
+    row or column that has no pair stays), and a linear layer, with torch's default start.
+
+    Args:
+        image: shape of a sample, (channels, height, width). width: filters of each layer. outputs:
+            of the linear layer.
+
+    >>> sum(p.numel() for p in convolutional((1, 8, 8), 5, 2).parameters())
+    310
+    """
+    channels, *sides = image
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for fan_in in [channels, *[width] * depth][:depth]:
+            layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=bias), nn.ReLU()]
+            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+            sides = [-(-side // 2) for side in sides]
+        seen = math.prod(sides) * (width if depth else channels)
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(seen, outputs, bias=bias))
 
 
 @question
