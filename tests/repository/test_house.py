@@ -202,6 +202,7 @@ def test_heavy_libraries_are_imported_where_they_are_needed(name):
     lenders = {
         "interface.cli": {"click"}, "interface.cli_support": {"click"},
         "training.torch_sgd": {"torch"}, "training.torch_layers": {"torch"}, "training.torch_runs": {"torch"},
+        "training.torch_filters": {"torch"},
     }  # fmt: skip
     top = {
         target.split(".")[0]
@@ -227,6 +228,7 @@ def test_modules_that_are_torch_classes_are_imported_only_by_each_other_or_where
                 "training.torch_sgd",
                 "training.torch_layers",
                 "training.torch_runs",
+                "training.torch_filters",
             }, name
 
 

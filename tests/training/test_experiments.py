@@ -10,8 +10,9 @@ from rich.console import Console
 
 from moduli.formats.tables import read_table
 from moduli.kernel.errors import UnsupportedModel
-from moduli.training.experiments import Table, load_data, measure, prunability, read_config
+from moduli.training.experiments import Table, load_data, prunability, read_config
 from moduli.training.job_store import run
+from moduli.training.measures import measure
 
 torch = pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]

@@ -187,7 +187,7 @@ def test_refusals(options, said):
 def test_memory_does_not_grow_with_samples_times_width():
     import tracemalloc
 
-    from moduli.training.experiments import measure
+    from moduli.training.measures import measure
 
     rng, width, samples = np.random.default_rng(0), 10_000, 3000
     net = mo.Network.mlp(

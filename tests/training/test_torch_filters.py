@@ -10,7 +10,8 @@ torch = pytest.importorskip("torch")
 from moduli.kernel.errors import ArgumentError  # noqa: E402
 from moduli.pytorch import convolutional, prune_dead  # noqa: E402
 from moduli.training import torch_filters  # noqa: E402
-from moduli.training.experiments import choices, prunability, read_config  # noqa: E402
+from moduli.training.experiments import prunability, read_config  # noqa: E402
+from moduli.training.measures import choices  # noqa: E402
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((30, 2, 7, 5)).astype(np.float32)

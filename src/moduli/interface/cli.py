@@ -1443,7 +1443,8 @@ def train(
     import numpy as np
 
     from moduli.pytorch import fit, perceptron
-    from moduli.training.experiments import load_data, measure
+    from moduli.training.experiments import load_data
+    from moduli.training.measures import measure
 
     given = {"sigma": sigma, "kind": kind, "annealed": annealed}
     asked = {name: value for name, value in given.items() if value is not None}

@@ -22,8 +22,8 @@ from moduli.common.result import Result
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.exact_numbers import above
 
-from .experiments import ACCURACY, ERROR
 from .guarantees import guaranteed_share
+from .measures import ACCURACY, ERROR, are_classes, score
 from .noise import check, stable_noise, theorem_step
 from .pruning import relative_change
 
@@ -135,7 +135,7 @@ def mean_field_run(
         raise ArgumentError(Asked("kept", kept), ": a share from 0 to 1")
     if width < 1:
         raise ArgumentError(Asked("width", width), ": at least one unit")
-    if targets.dtype.kind in "iub":
+    if are_classes(targets):
         if targets.min() < 0:
             raise ArgumentError(
                 Asked("y"), f"holds {targets.min()}; classes are numbered from 0 on"
@@ -191,7 +191,7 @@ def _measured(
     return MeanFieldRun(
         "estimated", width, of["alpha"], of["lr"], of["steps"], of["kept"],
         float(squares[gone].sum() / squares.sum()), relative_change(whole, rest),
-        _score(whole, y, classes), _score(rest, y, classes),
+        score(whole, y), score(rest, y),
         ACCURACY if classes else ERROR, drift,
         float(guaranteed_share(theta.shape, of["alpha"], **asked)), theta, noise,
     )  # fmt: skip
@@ -204,9 +204,3 @@ def _outputs(x: Array, theta: Array, outer: Array, units: Any) -> Array:
         some = units[at : at + ROWS]
         total += np.tanh(x @ theta[some].T) @ outer[:, some].T
     return total / len(theta)
-
-
-def _score(z: Array, y: Any, classes: bool) -> float:
-    if classes:
-        return float((z.argmax(axis=1) == y).mean())
-    return float(np.square(z - y.reshape(len(z), -1)).mean())

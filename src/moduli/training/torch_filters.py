@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .experiments import ROWS, choices, measured
+from .measures import ROWS, choices, measured
 from .pruning import span_of, visible_by
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
