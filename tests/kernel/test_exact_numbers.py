@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 
 import mpmath as mp
@@ -14,6 +15,7 @@ from moduli.kernel.exact_numbers import (
     above,
     below,
     class_keys,
+    enclose,
     enclose_value,
     exact_sum,
     linear,
@@ -241,3 +243,45 @@ def test_printed_bounds_are_bounds():
             assert -float(above(-x, digits)) == float(below(x, digits))
         assert float(above(x, 17)) >= x >= float(below(x, 17))
     assert (above(0.25, 3), below(0.25, 3), above(1.00000024, 3)) == ("0.25", "0.25", "1.01")
+
+
+# Sums of constants --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sums_of_constants_are_enclosed_at_any_size(seed):
+    """Against 400 digits: coefficients from 1e-300 to 1e300, terms that cancel, values that are zero."""
+    rng = np.random.default_rng(seed)
+    terms = [(Fraction(float(rng.normal())), Fraction(float(rng.normal())))]
+    for size in (-300, -40, 0, 40, 300)[seed % 3 :]:
+        z = Fraction(float(rng.normal()))
+        c = Fraction(float(rng.normal())) * Fraction(10) ** size
+        terms += [(c, z), (Fraction(1, 3) - c, z + Fraction(1, 2**40))]
+    tanh = Activation("tanh")
+    number = linear([(c, value(tanh, z)) for c, z in terms])
+    low, high = enclose(number)
+    with mp.workdps(800):
+        exact = sum(
+            mp.mpf(c.numerator) / c.denominator * mp.tanh(mp.mpf(z.numerator) / z.denominator)
+            for c, z in terms
+        )
+        below, above = (mp.mpf(q.numerator) / q.denominator for q in (low, high))
+        assert below <= exact <= above
+        reach = max(abs(c) for c, _ in terms)
+        assert high - low <= reach * Fraction(1, 10**44)
+
+
+def test_atoms_keep_what_they_are_in_other_processes():
+    tanh = Activation("tanh")
+    number = linear([(Fraction(2), value(tanh, Fraction(1, 3)))])
+    again = pickle.loads(pickle.dumps(number))
+    assert again == number
+    assert hash(again) == hash(number)
+    assert linear([(Fraction(1), number), (Fraction(-1), again)]) == 0
+    nested = value(
+        tanh, linear([(Fraction(1), number), (Fraction(1), value(tanh, Fraction(1, 7)))])
+    )
+    turned = value(
+        tanh, linear([(Fraction(1), value(tanh, Fraction(1, 7))), (Fraction(1), number)])
+    )
+    assert repr(nested) == repr(turned)

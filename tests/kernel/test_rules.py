@@ -45,8 +45,8 @@ def real(number):
     if isinstance(number, Fraction):
         return forgeries.real(number)
     return forgeries.real(number.rational) + sum(
-        forgeries.real(c) * forgeries.applied(activation, real(z))
-        for activation, z, c in number.atoms
+        forgeries.real(c) * forgeries.applied(atom.activation, real(atom.argument))
+        for atom, c in number.atoms
     )
 
 

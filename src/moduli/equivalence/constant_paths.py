@@ -198,7 +198,7 @@ class _Pair:
             or not self.activation.injective
         ):
             return False
-        middle, coefficients = self.offset / 2, [c for _, _, c in gap.atoms]
+        middle, coefficients = self.offset / 2, [c for _, c in gap.atoms]
         reach = sum(map(abs, coefficients), Fraction(0)) * (self.activation.bound - abs(middle))
         return abs(gap.rational + middle * sum(coefficients, Fraction(0))) >= reach
 

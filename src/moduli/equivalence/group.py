@@ -854,12 +854,13 @@ def _of_creases(function: Creased, state: State, output_map: str) -> Signature:
 def _text(number: Number) -> str:
     if isinstance(number, Fraction):
         return str(number)
-    return f"{number.rational} + {sorted((str(s), _text(z), str(c)) for s, z, c in number.atoms)}"
+    atoms = sorted((str(a.activation), _text(a.argument), str(c)) for a, c in number.atoms)
+    return f"{number.rational} + {atoms}"
 
 
 def _complete(state: State, widths: tuple[int, ...]) -> bool:
     constants = [n for x in state.biases for n in x.rest.values() if isinstance(n, Constant)]
-    atoms = [(s.kind, z) for n in constants for s, z, _ in n.atoms]
+    atoms = [(a.activation.kind, a.argument) for n in constants for a, _ in n.atoms]
     # Constants that the units leave are equal if and only if they are written alike: known for tanh
     # (or sigmoid) of rationals, whose values at distinct positive ones are linearly independent.
     if any(not isinstance(z, Fraction) for _, z in atoms):

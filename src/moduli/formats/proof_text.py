@@ -188,8 +188,8 @@ class _Numbers:
 
     def _constant(self, number: Constant) -> Fraction:
         found = number.rational
-        for activation, argument, coefficient in number.atoms:
-            found += coefficient * self._value(activation, self.rational(argument))
+        for atom, coefficient in number.atoms:
+            found += coefficient * self._value(atom.activation, self.rational(atom.argument))
         return found
 
     def _value(self, activation: Activation, z: Fraction) -> Fraction:

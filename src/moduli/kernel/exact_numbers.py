@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal, localcontext
 from fractions import Fraction
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,9 +27,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Index = tuple[int, ...]
 Interval = tuple[Fraction, Fraction]
-LONGEST = (
-    2**14
-)  # bits of a numerator or denominator; a product of seven floats of any size has fewer
+LONGEST = 2**14  # bits of a numerator or denominator; a product of seven floats has fewer
+DIGITS = 256  # bits that sums of constants are enclosed with
 
 
 # Rationals ------------------------------------------------------------------------------------------------------
@@ -93,8 +92,32 @@ def total(terms: Iterable[Fraction]) -> Fraction:
 
 
 @dataclass(frozen=True)
+class Atom:
+    """activation(argument); its hash is computed once, as it stands in the biases of all units that
+    one unit feeds.
+    """
+
+    activation: Activation
+    argument: Number
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.activation, self.argument)))
+
+    def __hash__(self) -> int:
+        return self._hash  # type: ignore[attr-defined, no-any-return]
+
+    def __reduce__(self) -> Any:
+        return Atom, (self.activation, self.argument)  # hashes of text differ between processes
+
+    @cached_property
+    def enclosure(self) -> Interval:
+        """Rationals that enclose the number."""
+        return enclose_value(self.activation, enclose(self.argument))
+
+
+@dataclass(frozen=True)
 class Constant:
-    """rational + sum of coefficient * activation(argument), in normal form: equal forms are equal
+    """rational + sum of coefficient * atom, in normal form: equal forms are equal
     numbers.
 
     For tanh and rational arguments the converse holds too (Lindemann): different forms are
@@ -102,44 +125,65 @@ class Constant:
     """
 
     rational: Fraction
-    atoms: frozenset[tuple[Activation, Number, Fraction]]
+    atoms: frozenset[tuple[Atom, Fraction]]
+
+    def __repr__(self) -> str:
+        """Equal numbers are written alike."""
+        atoms = sorted((str(a.activation), repr(a.argument), c) for a, c in self.atoms)
+        return f"Constant({self.rational!r}, {atoms})"
 
     @cached_property
     def enclosure(self) -> Interval:
         """Rationals that enclose the number, about 45 digits apart."""
-        low = high = self.rational
-        for activation, argument, coefficient in self.atoms:
-            ends = [coefficient * end for end in _at(activation, argument)]
-            low, high = bounded(low + min(ends)), bounded(high + max(ends))
-        return low, high
+        terms = [(c, atom.enclosure) for atom, c in self.atoms]
+        # whole multiples of 2^-shift, rounded outward: far below the width of the largest term
+        sizes = [_exponent(c) + max(map(_exponent, ends)) for c, ends in terms]
+        shift = DIGITS - max(sizes)
+        low = high = 0
+        for coefficient, ends in terms:
+            first, second = ends if coefficient >= 0 else ends[::-1]
+            low += _multiple(coefficient, first, shift)
+            high -= _multiple(-coefficient, second, shift)
+        unit = Fraction(2) ** -shift
+        return bounded(self.rational + low * unit), bounded(self.rational + high * unit)
 
     @cached_property
     def leading(self) -> Fraction:
         """A non-zero rational that changes sign with the number."""
-        return self.rational or min((str(a), repr(z), c) for a, z, c in self.atoms)[2]
+        return (
+            self.rational or min((str(a.activation), repr(a.argument), c) for a, c in self.atoms)[2]
+        )
 
 
 Number = Fraction | Constant
 
 
-@lru_cache(2**16)
-def _at(activation: Activation, z: Number) -> Interval:
-    """Activation(z) enclosed: one unit's value stands in the biases of all units that it feeds."""
-    return enclose_value(activation, enclose(z))
+def _exponent(q: Fraction) -> int:
+    """e with |q| < 2^e, at most two too large."""
+    return q.numerator.bit_length() - q.denominator.bit_length() + 1
+
+
+def _multiple(a: Fraction, b: Fraction, shift: int) -> int:
+    """The greatest whole number of units 2^-shift that is at most a * b."""
+    above, below = a.numerator * b.numerator, a.denominator * b.denominator
+    return (above << shift) // below if shift >= 0 else above // (below << -shift)
 
 
 def linear(terms: Iterable[tuple[Fraction, Number]]) -> Number:
     """sum of coefficient * number."""
-    rational, atoms = Fraction(0), dict[tuple[Activation, Number], Fraction]()
+    rational, atoms = Fraction(0), dict[Atom, Fraction]()
     for factor, number in terms:
         if isinstance(number, Fraction):
             rational = bounded(rational + factor * number)
             continue
-        rational = bounded(rational + factor * number.rational)
-        for activation, argument, coefficient in number.atoms:
-            key = (activation, argument)
-            atoms[key] = bounded(atoms.get(key, Fraction(0)) + factor * coefficient)
-    kept = frozenset((a, z, c) for (a, z), c in atoms.items() if c)
+        if number.rational:
+            rational = bounded(rational + factor * number.rational)
+        for atom, coefficient in number.atoms:
+            product = factor if coefficient == 1 else factor * coefficient
+            if atom in atoms:
+                product += atoms[atom]
+            atoms[atom] = bounded(product)
+    kept = frozenset(item for item in atoms.items() if item[1])
     return Constant(rational, kept) if kept else rational
 
 
@@ -164,7 +208,7 @@ def value(activation: Activation, z: Number) -> Number:
         return linear(
             [(sign, value(activation, mirrored)), (slope, mirrored), (Fraction(1), offset)]
         )
-    return Constant(Fraction(0), frozenset([(activation, z, Fraction(1))]))
+    return Constant(Fraction(0), frozenset([(Atom(activation, z), Fraction(1))]))
 
 
 def enclose(number: Number) -> Interval:
@@ -376,9 +420,10 @@ class ExactArray:
     def get(self, at: Index) -> Number:
         if at in self.rest:
             return self.rest[at]
-        return Fraction(float(self.hi[at])) + (
-            Fraction(float(self.lo[at])) if self.lo is not None else 0
-        )
+        found = Fraction(float(self.hi[at]))
+        if self.lo is not None and self.lo[at]:
+            found += Fraction(float(self.lo[at]))
+        return found
 
     def put(self, at: Index, number: Number) -> None:
         self.set([self.entry(at, number)])
