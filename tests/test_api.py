@@ -21,6 +21,7 @@ from moduli.common.exact_values import exact_arrays
 from moduli.common.figures import save
 from moduli.common.result import Result, encoded, plain
 from moduli.equivalence import group
+from moduli.equivalence.answers import Equivalence, on_each_box
 from moduli.equivalence.witness_search import allowed, behind, lipschitz
 from moduli.interface.cli import main
 from moduli.kernel.certificate import Certificate
@@ -768,3 +769,53 @@ def test_words_of_mean_errors_are_refused_elsewhere(net):
             mo.compress(net, on=mo.Gaussian(), units=1, **{word: value})
     with pytest.raises(mo.ArgumentError, match="units='x': a whole number"):
         mo.radius_for(net, "x")  # by its place, too
+
+
+# Several boxes --------------------------------------------------------------------------------------------------
+
+
+def on_parts(*parts: tuple[float, float]) -> mo.Box:
+    """The hull of boxes, as a disjunction in a file gives it."""
+    boxes = tuple(mo.Box([low], [high]) for low, high in parts)
+    ends = [low for low, _ in parts], [high for _, high in parts]
+    return mo.Box(
+        [min(ends[0])], [max(ends[1])], hull_of=boxes, notes=(f"hull of {len(boxes)} boxes",)
+    )
+
+
+def test_functions_that_differ_only_between_the_boxes():
+    ramps = [[1.0]] * 3
+    bump = mo.Network.mlp(
+        ramps, [0.0625, 0.0, -0.0625], [[1.0, -2.0, 1.0]], [0.0], activation="relu"
+    )
+    zero = mo.Network.mlp([[1.0]], [0.0], [[0.0]], [0.0], activation="relu")
+    on = on_parts((-0.25, -0.125), (0.125, 0.25))
+    found = mo.equivalent(bump, zero, on=on)
+    assert bool(found)
+    assert found.check()
+    assert found.statement == "on each of the 2 boxes: the same function"
+    assert ("on", "Box(-0.25, 0.25, hull of 2 boxes)") in found.rows()
+    assert [part["status"] for part in found.to_json()["parts"]] == ["proved", "proved"]
+    inside = on_parts((-0.25, -0.125), (0.03125, 0.25))
+    told = mo.equivalent(bump, zero, on=inside)
+    assert told.status == "refuted"
+    assert told.on.low.tolist() == [0.03125]  # the box of the file that holds the input
+    for forged in (replace(found, on=inside), replace(found, parts=found.parts[:1])):
+        with pytest.raises(mo.CertificateRejected, match="one for each box"):
+            forged.check()
+    assert mo.equivalent(bump, bump, on=on).on is not None
+
+
+def test_what_is_open_on_one_of_the_boxes_is_undecided():
+    net, on = one("relu", [[1.0]], [0.0], [[1.0]], [0.0]), on_parts((-1, -0.5), (0.5, 1))
+
+    def ask(on: mo.Box) -> Equivalence:
+        return Equivalence("proved" if on.high.tolist() == [-0.5] else "undecided", net, net, on=on)
+
+    found = on_each_box(on, ask)
+    assert found.status == "undecided"
+    assert found.statement == "on 1 of the 2 boxes: neither proved nor refuted the same function"
+    for question in (bool, type(found).check):
+        with pytest.raises(mo.Undecided):
+            question(found)
+    assert [glyph for _, glyph in found.rows()[-2:]] == ["= proved", "? undecided"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Unpack
 
@@ -45,7 +46,12 @@ from moduli.compression.results import (
     removed,
 )
 from moduli.equivalence.alignment import Alignment
-from moduli.equivalence.answers import Distance, Equivalence
+from moduli.equivalence.answers import (
+    BranchedEquivalence,
+    Distance,
+    Equivalence,
+    on_each_box,
+)
 from moduli.equivalence.constant_paths import Path as ParameterPath
 from moduli.equivalence.graph_alignment import GraphAlignment
 from moduli.equivalence.graph_symmetries import GraphSymmetries
@@ -865,7 +871,7 @@ def equivalent(
     executor: Executor | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Equivalence | GraphEquivalence | QuantisedDecision:
+) -> Equivalence | GraphEquivalence | QuantisedDecision | BranchedEquivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -883,6 +889,9 @@ def equivalent(
     input where exact values decide in different ways. Where a decision changes on the box, two
     functions that differ nearly always have such an input, close to the boundary.
 
+    On a box that is the hull of several (a disjunction in a .vnnlib file): where the hull is not
+    enough, on each of them, see `BranchedEquivalence`.
+
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
     >>> mo.equivalent(a, mo.Network.mlp([[-1.0]], [0.0], [[-1.0]], [0.0])).status
@@ -897,6 +906,15 @@ def equivalent(
             Asked("decision", True),
             ": values or decisions are compared, not both",
         )
+    if isinstance(on, Box) and len(on.branches) > 1:
+        ask: Any = partial(
+            equivalent, a, b, eps=eps, decision=decision, budget=budget, seed=seed, executor=executor, progress=progress,
+            **reading,
+        )  # fmt: skip
+        answer: Equivalence | GraphEquivalence | QuantisedDecision | BranchedEquivalence = (
+            on_each_box(on, ask)
+        )
+        return answer
     if _on_all_or_box(on, 0.0):
         first, second = load_several([a, b], **reading)
         pair = _quantised((a, b), (first, second), on, reading) if decision else None

@@ -242,3 +242,80 @@ def test_a_word_that_does_not_exist_is_refused_as_python_does():
     with pytest.raises(TypeError, match=r"rank\(\) got an unexpected keyword argument 'bugdet'"):
         mo.rank("zoo:digits-plain", bugdet=3)  # type: ignore[call-arg]
     assert api.rank is mo.rank
+
+
+def _exported(
+    path: Path, dims: list[Any], nodes: list[Any], arrays: dict[str, Any], out: list[Any]
+) -> None:
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, d) for n, d in (("x", dims), ("y", out))
+    ]
+    stored = [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in arrays.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
+
+
+def test_a_shape_is_for_the_files_that_leave_it_open(tmp_path, monkeypatch):
+    """What was written states its own shape, which is another one: the same inputs in a row."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(5, 12))
+    first[1] = first[0]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]), helper.make_node("Gemm", ["f", "W"], ["h"], transB=1),
+        helper.make_node("Relu", ["h"], ["r"]), helper.make_node("Gemm", ["r", "V"], ["y"], transB=1),
+    ]  # fmt: skip
+    _exported(
+        Path("open.onnx"), [None] * 3, nodes, {"W": first, "V": rng.normal(size=(2, 5))}, [None, 2]
+    )
+    small = mo.compress("open.onnx", input_shape=(3, 4))
+    mo.save(small.network, "small.onnx")
+    assert mo.equivalent("small.onnx", "open.onnx", input_shape=(3, 4), eps=1e-5, on=mo.Box(-1, 1))
+    assert mo.check(small.certificate, "small.onnx", "open.onnx", input_shape=(3, 4))
+    with pytest.raises(mo.UnsupportedModel, match="give input_shape="):
+        mo.distance("small.onnx", "open.onnx", on=mo.Box(-1, 1))
+
+
+def test_a_shape_of_a_graph_says_how_it_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    kernel = rng.normal(size=(6, 1, 3, 3))
+    kernel[2] = 0
+    nodes = [
+        helper.make_node("Conv", ["x", "K"], ["c"]), helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]), helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "V"], ["y"], transB=1),
+    ]  # fmt: skip
+    arrays = {"K": kernel, "V": rng.normal(size=(2, 6))}
+    _exported(Path("conv.onnx"), [None, 1, None, None], nodes, arrays, [None, 2])
+    read = mo.load("conv.onnx", input_shape=(1, 8, 9))
+    assert isinstance(read, mo.Graph)
+    assert read.source.sizes == (1, 1, 8, 9)
+    assert mo.compress(read).network.parameters == mo.compress("conv.onnx").network.parameters == 55
+    for shape in ((2, 8, 9), (8, 9), (1, 0, 9)):
+        with pytest.raises(mo.UnsupportedModel, match=r"input_shape|shape"):
+            mo.load("conv.onnx", input_shape=shape)
+
+
+def test_what_is_run_to_compare_is_not_empty(tmp_path, monkeypatch, recwarn):
+    """A window of five does not fit into the two of each axis that are tried first."""
+    from moduli.compression import graph_results
+
+    monkeypatch.chdir(tmp_path)
+    nodes = [
+        helper.make_node("Conv", ["x", "K"], ["c"]), helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["y"]),
+    ]  # fmt: skip
+    arrays = {"K": np.random.default_rng(0).normal(size=(3, 1, 5, 5))}
+    _exported(Path("conv.onnx"), [None, 1, None, None], nodes, arrays, [None, 3, 1, 1])
+    read = mo.load("conv.onnx")
+    assert isinstance(read, mo.Graph)
+    ran = graph_results._both(read, read, {}, np.random.default_rng(0))
+    assert ran is not None
+    feeds, ours, theirs = ran
+    assert feeds["x"].shape == (8, 1, 8, 8)
+    assert np.isfinite(theirs["y"]).all()
+    assert np.array_equal(ours["y"], theirs["y"])
+    assert not [w for w in recwarn if "empty" in str(w.message)]

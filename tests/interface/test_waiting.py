@@ -31,7 +31,7 @@ def test_what_is_left_comes_from_what_was_done():
     pace.step(0, 1000, "boxes")
     pace.step(100, 1000, "boxes")
     pace.step(200, 1000, "boxes")
-    assert pace.line() == "boxes: 200 of 1000, 0:20 gone, at most 1:20 left"
+    assert pace.line() == "boxes: 200 of 1000, 0:20 gone, about 1:20 more for these"
 
 
 def test_a_new_stage_has_a_pace_of_its_own():
@@ -40,13 +40,13 @@ def test_a_new_stage_has_a_pace_of_its_own():
     pace.step(10, 10, "first")
     pace.step(0, 50, "second")
     pace.step(10, 50, "second")
-    assert pace.line() == "second: 10 of 50, 1:01:40 gone, at most 0:40 left"
+    assert pace.line() == "second: 10 of 50, 1:01:40 gone, about 0:40 more for these"
 
 
 def test_a_stage_of_which_something_is_done_began_when_the_one_before_ended():
     pace = Pace(clock(0, 4, 5))
     pace.step(1, 4, "first")
-    assert pace.line() == "first: 1 of 4, 0:05 gone, at most 0:12 left"
+    assert pace.line() == "first: 1 of 4, 0:05 gone, about 0:12 more for these"
 
 
 def test_nothing_is_said_of_what_is_not_known():

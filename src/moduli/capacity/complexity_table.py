@@ -189,11 +189,11 @@ class Complexity(Result):
                 rows.append(
                     (
                         "lossless compression",
-                        f"removes {gone} units; log covering number then {less.log_covering():.6g}",
+                        f"removes {gone} units on all inputs; log covering number then {less.log_covering():.6g}",
                     )
                 )
             else:
-                rows.append(("lossless compression", "removes nothing"))
+                rows.append(("lossless compression", "removes nothing on all inputs"))
         rows.append(("volume of the class", self._volume()))
         return rows
 

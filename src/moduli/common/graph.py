@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,22 @@ class Source(ABC):
     formats: frozenset[str] = frozenset()
     sums: frozenset[str] = frozenset()
     suffixes: tuple[str, ...] = (".onnx",)
+    sizes: tuple[int, ...] | None = (
+        None  # of its only input, to run it with, where it leaves them open
+    )
+
+    def runs_with(self, model: GraphModel, shape: int | Sequence[int]) -> bool:
+        """Note sizes of the only input, with or without the axis of samples; whether they fit."""
+        own = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+        wanted = model.shapes.get(model.inputs[0]) if len(model.inputs) == 1 else None
+        if wanted is not None and len(own) == len(wanted) - 1:
+            own = (wanted[0] if isinstance(wanted[0], int) else 1, *own)
+        if wanted is None or len(own) != len(wanted) or min(own) < 1:
+            return False
+        if any(isinstance(n, int) and n != k for n, k in zip(wanted, own, strict=True)):
+            return False
+        self.sizes = own
+        return True
 
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

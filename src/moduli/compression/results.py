@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 from moduli.common.result import Result
+from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import Undecided
 from moduli.kernel.move import Move
@@ -205,7 +206,8 @@ class Rank(Result):
     Attributes:
         lower, upper: proved bounds; `lower` among the networks that `among` names, `upper` is
             attained by `witness`.
-        of: hidden units of the network. reason: what the bounds rest on.
+        of: hidden units of the network. reason: what the bounds rest on. on: the box; None for all
+            inputs.
     """
 
     lower: int
@@ -215,6 +217,7 @@ class Rank(Result):
     moves: tuple[Move, ...] = field(default=())
     reason: str = ""
     found: Compression | None = field(default=None, kw_only=True)
+    on: Box | None = field(default=None, kw_only=True)
     kind: ClassVar[str] = "rank"
 
     @property
@@ -261,13 +264,15 @@ class Rank(Result):
     @property
     def statement(self) -> str:
         among = f", in {self.among}" if self.among else ""
+        among += f", on {self.on!r}" if self.on is not None else ""
         if self.exact:
             return f"rank {self.upper} of {self.of} hidden units{among}"
         return f"rank between {self.lower} and {self.upper} of {self.of} hidden units{among}"
 
     def rows(self) -> list[tuple[str, str]]:
         bound = f"= {self.upper}" if self.exact else f"{self.lower} <= . <= {self.upper}"
-        return [("network", repr(self.original)), ("rank", bound), ("because", self.reason)]
+        box = [] if self.on is None else [("on", repr(self.on))]
+        return [("network", repr(self.original)), *box, ("rank", bound), ("because", self.reason)]
 
     def data(self) -> dict[str, Any]:
         return {

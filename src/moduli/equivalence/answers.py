@@ -5,7 +5,7 @@ again from what it holds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -31,6 +31,7 @@ from .decisions import decided_apart, require_decisions, winner
 from .witness_search import Witness, allowed, apart, behind, lipschitz, separates, span
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
+SHOWN = 8  # boxes in a table
 LARGE = 1_000  # entries of inputs beyond which it is asked whether such inputs occur
 BOUNDED = (
     "do such inputs occur? ask on a box of those that do (on), or within a tolerance there (eps)"
@@ -165,6 +166,78 @@ class Equivalence(Result):
             "winner": None if self.decided is None else self.decided.winner,
             "output_map": self.a.output_map, "witness": witness, "reason": self.reason,
         }  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BranchedEquivalence(Result):
+    """Whether two networks are one function on each of several boxes, where it is not proved on their
+    hull.
+
+    Attributes:
+        on: the hull. parts: the answers, one for each box; none is refuted, as such an answer is the
+            answer.
+    """
+
+    on: Box
+    parts: tuple[Any, ...]
+    kind: ClassVar[str] = "equal"
+
+    def __bool__(self) -> bool:
+        return all(map(bool, self.parts))
+
+    def check(self) -> bool:
+        """Prove the answers again, and that they are of the boxes."""
+        if self.status != "proved":
+            return super().check()
+        asked = [branch.to_json() for branch in self.on.branches]
+        if [part.on and part.on.to_json() for part in self.parts] != asked:
+            raise CertificateRejected("the answers are not one for each box")
+        for part in self.parts:
+            if part.status != "proved":
+                raise CertificateRejected(f"on {part.on} nothing is proved")
+        return all(part.check() for part in self.parts)
+
+    @property
+    def statement(self) -> str:
+        what = self.parts[0].statement if self.status == "proved" else self._open[0].statement
+        count = len(self.parts)
+        if self.status == "proved":
+            return f"on each of the {count} boxes: {what}"
+        return f"on {len(self._open)} of the {count} boxes: {what}"
+
+    @property
+    def _open(self) -> list[Any]:
+        return [part for part in self.parts if part.status != "proved"]
+
+    def rows(self) -> list[tuple[str, str]]:
+        first = self.parts[0]
+        rows = [("a", repr(first.a)), ("b", repr(first.b)), ("on", repr(self.on))]
+        rows += [("answer", f"{self.glyph} {self.status}")]
+        shown = self.parts if len(self.parts) <= SHOWN else (*self._open, *self.parts)[:SHOWN]
+        rows += [(repr(part.on), f"{part.glyph} {part.status}") for part in shown]
+        left = len(self.parts) - len(shown)
+        return [*rows, ("and", f"{left} boxes more")] if left else rows
+
+    def data(self) -> dict[str, Any]:
+        return {"on": self.on.to_json(), "parts": [part.to_json() for part in self.parts]}
+
+
+def on_each_box(on: Box, ask: Callable[..., Any]) -> Any:
+    """An answer on the hull of boxes where it is proved there, else on each of them.
+
+    Args:
+        ask: gives the answer on one box.
+    """
+    whole = ask(on=replace(on, hull_of=()))
+    if whole.status == "proved":
+        return whole
+    parts = []
+    for branch in on.branches:
+        parts.append(ask(on=branch))
+        if parts[-1].status == "refuted":  # by an input that is meant
+            return parts[-1]
+    status = "proved" if all(part.status == "proved" for part in parts) else "undecided"
+    return BranchedEquivalence(status, on, tuple(parts))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -323,6 +396,8 @@ class Distance(Result):
                     ),
                 )
         rows += [("largest found at", short(list(self.argmax)))] if self.argmax else []
+        if self.box is None and self.upper == math.inf:
+            rows.append(("to go further", "ask on a box of the inputs that occur (on)"))
         return rows + ([("stopped", "when interrupted")] if self.interrupted else [])
 
     def data(self) -> dict[str, Any]:

@@ -343,7 +343,7 @@ def witness_between(
     }
     inputs, model = list[Inputs](), _with_sizes_of(a, b)
     for _ in range(INPUTS):
-        feeds = drawn(model, ranges, integers, rng)
+        feeds = drawn(model, ranges, integers, rng, sizes=a.source.sizes or b.source.sizes)
         if feeds is None:
             return None, None
         inputs.append({name: _within(x, ranges.get(name)) for name, x in feeds.items()})

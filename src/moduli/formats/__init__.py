@@ -48,6 +48,7 @@ from typing import Any
 
 import numpy as np
 
+from moduli.common.arguments import Reading
 from moduli.common.domains import Samples
 from moduli.common.exact_values import exact_arrays
 from moduli.common.files import (
@@ -135,10 +136,11 @@ def load(
     model as a `Graph`.
 
     TensorFlow Lite files are graphs also where they are chains, so that they can be written again;
-    `Graph.chain` gives the chain. Args and errors are those of `load_chain`. Where an output or an
-    input shape of a file is named, a chain is meant, and nothing else is read. A ``torch.nn.Module``
-    that is no chain is read as a graph where its input shape, without the batch axis, is given;
-    `moduli.pytorch.read_module` takes other inputs.
+    `Graph.chain` gives the chain. Args and errors are those of `load_chain`. Where an output of a file
+    is named, a chain is meant, and nothing else is read. The input shape of an ONNX file that is no
+    chain says with which sizes it is run to compare; what is proved of a graph holds for all that it
+    leaves open. A ``torch.nn.Module`` that is no chain is read as a graph where its input shape,
+    without the batch axis, is given; `moduli.pytorch.read_module` takes other inputs.
 
     Returns:
         A `Network`, about which all is known, or a `Graph`: `compress`, `rank`, `check` and `info`
@@ -160,8 +162,10 @@ def load(
 
     if "torch" in sys.modules and isinstance(source, sys.modules["torch"].nn.Module):
         return _chain_or_graph(source, input_shape, chain)
-    if output is not None or input_shape is not None:
+    if output is not None:
         return chain()
+    if input_shape is not None:
+        return _chain_or_open_graph(source, input_shape, chain)
     translated = _tensorflow_source(source)
     if translated is not None:
         files, data, where = translated
@@ -175,13 +179,37 @@ def load(
     return read
 
 
+def _chain_or_open_graph(source: Any, input_shape: Any, chain: Any) -> Network | Graph:
+    """A file as a chain for inputs of a shape, else an ONNX file as a graph that is run with that."""
+    try:
+        read: Network | Graph = chain()
+    except UnsupportedModel as error:
+        found = _onnx_source(source)
+        if found is None:
+            raise
+        try:
+            read = _graph_files().read_graph(*found, chain)
+        except UnsupportedModel:
+            raise error from None
+        assert isinstance(read, Graph)
+        if not read.source.runs_with(read.model, input_shape):
+            shapes = ", ".join(str(read.model.shapes.get(name)) for name in read.inputs)
+            raise UnsupportedModel(
+                f"{found[2]}: ",
+                Asked("input_shape", input_shape),
+                f" does not fit inputs of shape {shapes}",
+            ) from None
+        read.source.notes = (f"no chain of dense layers: {error}", *read.source.notes)
+    return read
+
+
 def load_several(sources: Sequence[Any], **given: Any) -> list[Network | Graph]:
     """Several models by `load`, each with the options that concern it.
 
     Raises:
         ArgumentError: an option concerns none of them.
     """
-    return [load(s, **part) for s, part in zip(sources, fitted(sources, given), strict=True)]
+    return [load(s, **part) for s, part in zip(sources, _fitted(sources, given), strict=True)]
 
 
 def load_chains(sources: Sequence[Any], **given: Any) -> list[Network]:
@@ -190,7 +218,28 @@ def load_chains(sources: Sequence[Any], **given: Any) -> list[Network]:
     Raises:
         ArgumentError: an option concerns none of them.
     """
-    return [load_chain(s, **part) for s, part in zip(sources, fitted(sources, given), strict=True)]
+    return [load_chain(s, **part) for s, part in zip(sources, _fitted(sources, given), strict=True)]
+
+
+def _fitted(sources: Sequence[Any], given: dict[str, Any]) -> list[Reading]:
+    """For each of several sources the options that concern it: an input shape those that leave theirs
+    open, where there are any.
+    """
+    parts = fitted(sources, given)
+    if given.get("input_shape") is not None and len(sources) > 1:
+        takes = ["input_shape" in part for part in parts]
+        open_ = [t and not _states_its_shape(s) for s, t in zip(sources, takes, strict=True)]
+        if any(open_):
+            for part, leaves in zip(parts, open_, strict=True):
+                if not leaves:
+                    part.pop("input_shape", None)
+    return parts
+
+
+def _states_its_shape(source: Any) -> bool:
+    """Whether it is an ONNX file whose only input has a size along every axis but the first."""
+    found = _onnx_source(source)
+    return found is not None and bool(_graph_files().states_its_shape(found[0], found[2]))
 
 
 def load_as_written(source: Any, **given: Any) -> Network | Graph:

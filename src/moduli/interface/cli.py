@@ -393,8 +393,8 @@ def _several(names: Sequence[str]) -> str:
 @_options("on", "workers", *_SEARCH, *_SOURCE)
 def compress(
     model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
-    no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int, budget: int,
-    time_limit: float | None, **source: Any,
+    no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int,
+    budget: int, time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
@@ -1363,7 +1363,9 @@ def report(
     """
     from .report_page import build
 
-    given = [f"--{key} {shlex.quote(value)}" for key, value in source.items() if value]
+    given = [
+        f"--{key.replace('_', '-')} {shlex.quote(value)}" for key, value in source.items() if value
+    ]
     typed = " ".join([shlex.quote(model), *given])
     net, domain = _load_any(model, **source), _domain(on)
     with bar(quiet) as progress:
@@ -1379,6 +1381,7 @@ def report(
                 shlex.quote(on),
                 seed=seed,
                 timed=True,
+                reading=_asked(**source),
             ),
             progress,
         )

@@ -149,6 +149,7 @@ def _ends_soon(said: Callable[[], str]) -> Iterator[None]:
 
 
 LOG_SECONDS = 30  # between lines in a log
+WIDE = 100  # columns from which on there is room for a bar beside words
 
 
 class Pace:
@@ -160,7 +161,7 @@ class Pace:
     >>> pace.step(0, 100, "boxes")
     >>> pace.step(25, 100, "boxes")
     >>> pace.line()
-    'boxes: 25 of 100, 0:12 gone, at most 0:30 left'
+    'boxes: 25 of 100, 0:12 gone, about 0:30 more for these'
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -193,7 +194,7 @@ class Pace:
         if not self.total or self.done <= 0 or passed <= 0:
             return gone
         left = passed * (self.total - self.done) / self.done
-        return f"{gone}, at most {_minutes(left)} left"
+        return f"{gone}, about {_minutes(left)} more for these"
 
     def line(self) -> str:
         return f"{self.work}, {self.times}"
@@ -244,20 +245,21 @@ def _on_terminal(pace: Pace) -> Iterator[Progress]:
     from threading import Timer
 
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, Task
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Times(ProgressColumn):
         def render(self, task: Task) -> Text:
             return Text(pace.times)
 
-    shown = Progress(
-        "{task.description}",
-        BarColumn(bar_width=20),
-        Times(),
-        console=Console(stderr=True),
-        transient=True,
+    console = Console(stderr=True)
+    words = TextColumn(
+        "{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis")
     )
+    bars = [BarColumn(bar_width=20)] if console.width >= WIDE else []
+    times = Times(table_column=Column(no_wrap=True, overflow="ellipsis"))
+    shown = Progress(words, *bars, times, console=console, transient=True, expand=True)
     task, timer = shown.add_task("working", total=None), Timer(1, shown.start)
     timer.daemon = True
     timer.start()
@@ -276,6 +278,7 @@ def _on_terminal(pace: Pace) -> Iterator[Progress]:
         shown.stop()
 
 
+GRACE = 3.0
 RUNGS = 5  # budgets that are tried under a time limit, each four times the one before
 
 
@@ -293,23 +296,26 @@ def within(
     """The best answer that comes within a time, and what is to be said of that.
 
     Under a limit the question `ask(budget=, progress=)` is asked with a small budget, then with four times as
-    much, and so on up to `budget`. What comes back is always the whole answer of one of these budgets, and says of which:
-    it can be had again without a limit. Without a limit, or where no budget matters, it is asked once.
+    much, and so on up to `budget`. The smallest one may take `GRACE` times as long. What comes back is
+    always the whole answer of one of these budgets, and says of which: it can be had again without a
+    limit. Without a limit, or where no budget matters, it is asked once.
 
     Raises:
         Undecided: not even the smallest budget was through in time.
     """
     if limit is None:
         return ask(budget=budget, progress=progress), {}
-    end = time.monotonic() + limit
+    start = time.monotonic()
+    end = start + limit
 
     def watched(done: int, total: int | None, label: str) -> None:
         progress(done, total, label)
-        if time.monotonic() > end:
+        if time.monotonic() > (end if found is not None else start + GRACE * limit):
             raise _TimeUp
 
+    found: Any = None
+    spent = 0
     rungs = [max(4, budget // 4**k) for k in reversed(range(RUNGS))] if searches else [budget]
-    found, spent = None, 0
     for rung in dict.fromkeys(rungs):
         if found is not None and (_settled(found) or time.monotonic() > end):
             break
@@ -400,9 +406,31 @@ def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
         return
     if as_json:
         return show_data({**result.to_json(), **extra})
+    from moduli.common.tables import Labelled
+
     with writing("the answer"):
         said = [(label.replace("_", " "), str(text)) for label, text in extra.items()]
-        _console().print(result.table(said))
+        found = result.table(said)
+        if isinstance(found, Labelled):
+            found = Labelled(found.title, [(label, in_options(text)) for label, text in found.rows])
+        _console().print(found)
+
+
+TYPED = {
+    "on": "--on box:LO,HI", "eps": "--eps E", "radius": "--radius R", "skip": "skip=True, in Python",
+    "on, units": "--on gaussian --units M", "group lasso": "moduli train --group-lasso L",
+}  # fmt: skip
+
+
+def in_options(text: str) -> str:
+    """Parameters in brackets, as they are typed here.
+
+    >>> in_options("a smaller box (on), or a tolerance on it (eps)")
+    'a smaller box (--on box:LO,HI), or a tolerance on it (--eps E)'
+    """
+    for name, typed in TYPED.items():
+        text = text.replace(f"({name})", f"({typed})")
+    return text
 
 
 def show_data(data: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ laid out.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -88,7 +88,8 @@ def report(
     """
     name = str(net) if isinstance(net, (str, Path)) else "MODEL"
     read = load(net, **reading)
-    return build(read, name, shlex.quote(name), on, _spelled(on), budget, seed, progress, timed)
+    where = _spelled(on)
+    return build(read, name, shlex.quote(name), on, where, budget, seed, progress, timed, reading)
 
 
 @np.errstate(all="ignore")
@@ -102,9 +103,10 @@ def build(
     seed: int,
     progress: Progress | None,
     timed: bool = False,
+    reading: Mapping[str, Any] | None = None,
 ) -> Report:
     """The page of a network that was read; `typed` and `where` are the model and the domain as a
-    command line has them.
+    command line has them, `reading` how it was read.
 
     Raises:
         ArgumentError: a graph is asked about on average.
@@ -114,7 +116,9 @@ def build(
     figures.axes()  # first: it says what to install
     if on is None and net.frame is not None:
         on, where = net.frame.box, _spelled(net.frame.box)
-    asked = ChainQuestions(net, model, typed, on, where, budget, seed, timed, progress=progress)
+    options = [f", {key}={value!r}" for key, value in (reading or {}).items() if value is not None]
+    written = f"{model!r}{''.join(options)}"
+    asked = ChainQuestions(net, written, typed, on, where, budget, seed, timed, progress=progress)
     return page_of(net, model, asked, ORDER, progress, place(on, where))
 
 
@@ -143,10 +147,14 @@ def _python(end: Any) -> str:
 
 @dataclass(frozen=True)
 class ChainQuestions(Questions):
-    """The network and all that was asked about it, each question once."""
+    """The network and all that was asked about it, each question once.
+
+    Attributes:
+        written: the model and how it is read, as Python has them. name: as a command line has them.
+    """
 
     net: Network
-    model: str
+    written: str
     name: str
     on: Domain
     where: str
@@ -660,7 +668,7 @@ def _average(asked: ChainQuestions) -> Section:
         f"moduli curve small.onnx --on {asked.law_typed} --units {sizes} --seed {asked.seed}",
     )
     if asked.box is not None:
-        small = f"mo.compress({asked.model!r}, on=box, budget={asked.budget}).network"
+        small = f"mo.compress({asked.written}, on=box, budget={asked.budget}).network"
         curve = f">>> mo.error_curve({small}, on=x, units=[{sizes}], seed={asked.seed}).rows()"
         typed = ("python", ">>> import moduli as mo", *asked.sampling, curve)
     last = found.students[-1].unexplained
@@ -695,7 +703,7 @@ def _pruning(asked: ChainQuestions) -> Section:
     if isinstance(found, Refusal):
         return Section(name, title, None, found.why)
     given = ", on=x" if asked.box is not None else ", on=mo.Samples(x)" if samples else ""
-    asking = f'mo.pruning_curve({asked.model!r}, by="units"{given})'
+    asking = f'mo.pruning_curve({asked.written}, by="units"{given})'
     typed = ("python", ">>> import moduli as mo", *asked.sampling, f">>> {asking}.rows()")
     caption = "relative error against the share of units kept"
     body = Markup(_picture(asked, found.plot, "pruning", caption) + table(found.facts()))

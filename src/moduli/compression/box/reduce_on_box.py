@@ -37,10 +37,12 @@ class RegionalCompression(Compression):
     """A smaller network with the same function on a box.
 
     Attributes:
-        stability: the signs of units of the original network that the proof uses.
+        stability: the signs of units of the original network that the proof uses. tried: a tolerance
+            within which no further unit was found to go; 0 where none was asked for.
     """
 
     stability: Stability
+    tried: float = 0.0
     names: ClassVar[dict[str, str]] = MOVES_ON_BOX
     next_step: ClassVar[str] = NEXT_ON_BOX
 
@@ -88,6 +90,10 @@ class RegionalCompression(Compression):
         found = self.stability
         for name, sign in (("inactive", -1), ("active", 1)):
             rows[f"proved {name}"] = found.methods(sign) or "none"
+        if self.tried:
+            rows["within a tolerance"] = f"no more units go within {self.tried:g}"
+            if "to go further" in rows:
+                rows["to go further"] = "a smaller box (on), or a larger tolerance on it (eps)"
         if self.masked_units:
             rows["hidden by later layers"] = str(self.masked_units)
         return [*rows.items(), ("bounded", found.effort)]
@@ -103,6 +109,7 @@ class RegionalCompression(Compression):
             **effort,
             "undecided": rest,
             "masked_units": self.masked_units,
+            "tried": self.tried,
             "first_layer": None if self.first_layer is None else self.first_layer._asdict(),
         }
 
@@ -153,9 +160,17 @@ def rank(
     upper, moves = small.network.units, small.proof.large_moves
     if small.optimal:
         why = "no unit can be spared on the box" if upper else f"{no_units(state)} on the box"
-        return Rank("proved", upper, upper, net.units, net, moves, why, found=small)
+        return Rank("proved", upper, upper, net.units, net, moves, why, found=small, on=on)
     return Rank(
-        "bounded", needed(state), upper, net.units, net, moves, reducible(state) or "", found=small
+        "bounded",
+        needed(state),
+        upper,
+        net.units,
+        net,
+        moves,
+        reducible(state) or "",
+        found=small,
+        on=on,
     )
 
 

@@ -150,7 +150,7 @@ def compress(
     boxes = max(1, bisection_budget(net.widths[0], budget) // SHARE)
     kept, enclosure = _kept(net, changes, points, box, eps, boxes, executor, progress)
     if enclosure is None:
-        return best
+        return replace(best, tried=eps)
     changed = _changed(net, kept)
     step = reduce_on_box.compress(changed, box, budget, seed, executor)
     between = changed_between(net, changed, enclosure)
@@ -158,7 +158,7 @@ def compress(
         net, step.proof.large_moves, step.network, region=step.proof.region, changed=between
     )
     if proof.slack.constant > eps or step.network.units >= best.network.units:
-        return best
+        return replace(best, tried=eps)
     return Within("bounded", step.network, net, proof, eps, enclosure.boxes)
 
 

@@ -284,6 +284,17 @@ def read_graph(source: Any, folder: Path | None, where: str, chain: Chain) -> Gr
     return _graph(_decoded(source, where), folder, where, chain)
 
 
+def states_its_shape(source: Any, where: str) -> bool:
+    """Whether the only input of a model has a size along every axis but the first."""
+    graph = _decoded(source, where).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in stored]
+    if len(inputs) != 1 or not inputs[0].type.tensor_type.HasField("shape"):
+        return False
+    sizes = inputs[0].type.tensor_type.shape.dim
+    return len(sizes) > 1 and all(d.dim_value > 0 for d in list(sizes)[1:])
+
+
 def _graph(proto: Any, folder: Path | None, where: str, chain: Chain) -> Graph:
     made = OnnxSource(proto, folder, where, chain)
     return Graph(made.model, made)
