@@ -4,6 +4,7 @@ returns the axes.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,9 +56,10 @@ def legend(ax: Any, **more: Any) -> None:
     inches = ax.get_position().width * ax.figure.get_figwidth()
     beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
-    several = len(ax.get_legend_handles_labels()[1]) > 1
-    place = beside if inches >= BESIDE and several else above
-    ax.legend(frameon=False, **{**place, **more})
+    handles, labels = ax.get_legend_handles_labels()
+    place = beside if inches >= BESIDE and len(labels) > 1 else above
+    broken = [textwrap.fill(label, LABEL) for label in labels]
+    ax.legend(handles, broken, frameon=False, **{**place, **more})
 
 
 def curves(ax: Any, x: Any, lines: Sequence[tuple[str, Any, str]], **style: Any) -> None:
@@ -329,9 +331,9 @@ def pruning_figure(data: dict[str, Any], ax: Any = None) -> Any:
             label="parameters, with what no sample sees",
         )
     if data["function"] is not None:
-        ax.plot(
-            data["probes"], np.minimum(data["function"], 2), color=ORANGE, lw=1.6, label="function"
-        )
+        most = float(np.max(data["function"], initial=0.0))
+        label = "function" if most <= 2 else f"function, cut off at 2 (up to {most:.3g})"
+        ax.plot(data["probes"], np.minimum(data["function"], 2), color=ORANGE, lw=1.6, label=label)
     ax.set(
         xlabel=f"share of {data['by']} kept", ylabel="relative error", xlim=(0, 1), ylim=(0, None)
     )

@@ -671,7 +671,7 @@ def _zoo(name: str) -> Network:
     )
     if name not in found:
         raise UnsupportedModel(
-            f"no zoo:{name}; there are {', '.join('zoo:' + n for n in found) or 'none'}"
+            f"no zoo:{name}; there are {', '.join(sorted(['zoo:' + n for n in found] + [*ZOO_GRAPHS]))}"
         )
     with one_line(f"zoo:{name}"):
         return _read_npz((folder / f"{name}.npz").read_bytes(), f"zoo:{name}")

@@ -15,6 +15,7 @@ from typing import Any, cast
 from moduli.common.arguments import READING, Reading
 from moduli.common.files import suffix_of
 from moduli.common.graph import Graph
+from moduli.kernel.activations import Activation
 from moduli.kernel.errors import ArgumentError, Asked
 from moduli.kernel.network import Network
 
@@ -65,6 +66,7 @@ def fitted(sources: Sequence[Any], given: Mapping[str, Any]) -> list[Reading]:
     [{}, {'activation': 'tanh'}]
     """
     asked = {name: value for name, value in given.items() if value is not None}
+    _require_known(asked.get("activation"))
     concerns = [concerning(source) for source in sources]
     for name, value in asked.items():
         if not any(name in kinds for kinds in concerns):
@@ -76,6 +78,17 @@ def fitted(sources: Sequence[Any], given: Mapping[str, Any]) -> list[Reading]:
     for kinds in concerns:
         parts.append({name: value for name, value in asked.items() if name in kinds})
     return cast("list[Reading]", parts)
+
+
+def _require_known(activation: Any) -> None:
+    """Refuse a name of an activation that nobody knows, before a file is blamed for it."""
+    several = isinstance(activation, (list, tuple))
+    for name in activation if several else [activation]:
+        if isinstance(name, str):
+            try:
+                Activation.of(name)
+            except ValueError as error:
+                raise ArgumentError(Asked("activation", activation), f": {error}") from None
 
 
 def _named(source: Any) -> str:

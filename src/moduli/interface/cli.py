@@ -370,7 +370,7 @@ def _several(names: Sequence[str]) -> str:
     "--eps",
     type=float,
     default=0.0,
-    help="Allowed error: root mean square, or largest on a box; with --on.",
+    help="Allowed difference of outputs: the largest on a box, root mean square on average; with --on.",
 )
 @click.option(
     "--units",
@@ -797,7 +797,7 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
 @cli.command()
 @click.argument("a")
 @click.argument("b")
-@click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs.")
+@click.option("--eps", type=float, default=0.0, help="Allowed difference of outputs: the largest.")
 @click.option(
     "--decision",
     is_flag=True,

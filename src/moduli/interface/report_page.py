@@ -290,7 +290,11 @@ def _network(asked: ChainQuestions) -> Section:
         rows.append(
             ("box in the file", f"{net.frame.box.low.tolist()} to {net.frame.box.high.tolist()}")
         )
-    line = f"{net.widths[0]} inputs, {_layers(net)}, {net.widths[-1]} outputs"
+    ends = [
+        f"{n} {what}{'' if n == 1 else 's'}"
+        for n, what in zip((net.widths[0], net.widths[-1]), ("input", "output"), strict=True)
+    ]
+    line = f"{ends[0]}, {_layers(net)}, {ends[1]}"
     return Section(
         "network",
         "What it is",

@@ -179,6 +179,8 @@ def read_json(text: str | bytes, make: Callable[[Any], T]) -> T:
         )
     except RecursionError:
         raise CertificateRejected("not a certificate: its fields are nested too deep") from None
+    except UnicodeDecodeError:
+        raise CertificateRejected("not a JSON certificate: it is no text") from None
     except ValueError as error:
         raise CertificateRejected(f"not a JSON certificate: {error}") from None
 
