@@ -87,3 +87,29 @@ def test_declarations_stay_as_written():
     length([Later("a")])
     assert length.__annotations__["words"] == "list[Later]"
     assert length.__wrapped__.__name__ == length.__name__ == "length"
+
+
+def test_functions_within_functions_keep_what_they_know():
+    def adder(k):
+        @checked
+        def add(n: int, m: int = k) -> int:
+            return k + m + n if k else "none"
+
+        return add
+
+    one, two = adder(1), adder(2)
+    assert [one(5), two(5), one(5, 0), two(5, 0)] == [7, 9, 6, 7]
+    for add in (one, two):
+        with pytest.raises(WrongArgument):
+            add("5")
+    with pytest.raises(WrongResult):
+        adder(0)(1)
+
+    def same(k):
+        @checked
+        def it(x):
+            return x, k
+
+        return it
+
+    assert [same(1)(0), same(2)(0)] == [(0, 1), (0, 2)]

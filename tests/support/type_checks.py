@@ -51,7 +51,9 @@ class _Loader(SourceFileLoader):
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> Any:
         tree = compile(data, path, "exec", ast.PyCF_ONLY_AST, dont_inherit=True)
-        for node in ast.walk(tree):
+        nodes: list[ast.AST] = [tree]
+        for node in nodes:
+            nodes += [n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.expr)]
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
                 mark = ast.copy_location(ast.Name(MARK, ast.Load()), node)
                 # below other decorators of a function, which may hide its annotations; above `dataclass`, which writes some
@@ -91,19 +93,25 @@ def checked(what: Any) -> Any:
 
 
 def _with_checks(function: Callable[..., Any]) -> Callable[..., Any]:
-    annotations = {name: _meant(hint, function) for name, hint in function.__annotations__.items()}
-    twin = types.FunctionType(
-        function.__code__,
-        function.__globals__,
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
-    functools.update_wrapper(twin, function)
-    del twin.__wrapped__
-    twin.__kwdefaults__ = function.__kwdefaults__
-    twin.__annotations__ = annotations  # the declaration itself stays as it is written
-    with_checks = beartype(twin)
+    """Functions within functions are made anew at each call of those: their checks are not."""
+    known = _made.get(id(function.__code__))
+    if known is None:
+        annotations = {
+            name: _meant(hint, function) for name, hint in function.__annotations__.items()
+        }
+        twin = _copy(function, annotations)
+        with_checks = beartype(twin)
+        _made[id(function.__code__)] = _Made(function.__code__, annotations, twin, with_checks)
+    else:
+        annotations, twin = known.annotations, _copy(function, known.annotations)
+        if known.with_checks is known.twin:  # nothing to check
+            return function
+        given = known.with_checks.__kwdefaults__
+        assert known.twin in given.values()
+        with_checks = _copy(known.with_checks, known.with_checks.__annotations__)
+        with_checks.__kwdefaults__ = {
+            name: twin if value is known.twin else value for name, value in given.items()
+        }
     if not any(map(_speaks_of_shapes, annotations.values())):
         return with_checks
 
@@ -112,6 +120,32 @@ def _with_checks(function: Callable[..., Any]) -> Callable[..., Any]:
             return with_checks(*args, **kwargs)
 
     return call
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    code: types.CodeType  # kept, as long as its number stands for it
+    annotations: dict[str, Any]
+    twin: Any
+    with_checks: Any
+
+
+_made: dict[int, _Made] = {}
+
+
+def _copy(function: Any, annotations: dict[str, Any]) -> Any:
+    """The same function with other annotations; the declaration itself stays as it is written."""
+    same = types.FunctionType(
+        function.__code__,
+        function.__globals__,
+        function.__name__,
+        function.__defaults__,
+        function.__closure__,
+    )
+    functools.update_wrapper(same, function)
+    del same.__wrapped__
+    same.__kwdefaults__, same.__annotations__ = function.__kwdefaults__, annotations
+    return same
 
 
 def _meant(hint: Any, function: Callable[..., Any]) -> Any:
