@@ -1,0 +1,5 @@
+"""For tests and for examples in docstrings: annotations are checked."""
+
+import type_checks
+
+type_checks.install()
