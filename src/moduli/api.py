@@ -66,6 +66,7 @@ from moduli.kernel.network import Network
 from moduli.kernel.runtime import Runtime
 from moduli.piecewise.architectures import ArchitectureDimension
 from moduli.piecewise.constructed_parameters import IdentifiableParameters
+from moduli.piecewise.fewest_units import MinimalNetworks
 from moduli.piecewise.forced_depth import Depth
 from moduli.piecewise.functional_dimension import Dimension
 from moduli.piecewise.identifiability import Identifiability
@@ -94,6 +95,7 @@ from .formats.reading import fitted
 from .piecewise import (
     architectures,
     constructed_parameters,
+    fewest_units,
     forced_depth,
     functional_dimension,
     identifiability,
@@ -585,6 +587,35 @@ def identifiable_parameters(
     'local'
     """
     return constructed_parameters.construct(widths, budget, seed, progress)
+
+
+@question
+def minimal_networks(net: Any, **reading: Unpack[Reading]) -> MinimalNetworks:
+    """All networks of one hidden layer with a function, on all inputs, and the fewest units it allows:
+    how many there are, and the dimension and components of the set of their parameters.
+
+    Of relu or leaky_relu units and one output. A function that bends on n hyperplanes needs n, n + 1 or n
+    + 2 units (Dereich and Kassing 2022, who describe the set, too; here it is derived in
+    `moduli.piecewise.fewest_units`).
+
+    Returns:
+        `.bends`, `.units`, `.orbits` (up to permutations and positive scaling, and the place of a pair of
+        units that can be anywhere), `.components`, `.dimension`, `.unique`; iterating gives a network,
+        as layers of rationals, for each orbit, `.networks()` those that floats hold.
+
+    Raises:
+        UnsupportedModel: other layers or activations. Undecided: several outputs, or so many hyperplanes
+        that the sides of units cannot be tried (about 36, with two units more about 22).
+
+    >>> import moduli as mo
+    >>> hat = mo.Network.mlp([[1.0], [1.0], [1.0]], [0.0, -1.0, -2.0], [[1.0, -2.0, 1.0]], [0.0], activation="relu")
+    >>> found = mo.minimal_networks(hat)
+    >>> found.units, found.orbits, found.components, found.dimension
+    (3, 2, 12, 3)
+    >>> [net.layers[0].weight.ravel().tolist() for net in found.networks()]
+    [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]
+    """
+    return fewest_units.minimal_networks(load_chain(net, **reading))
 
 
 @question

@@ -588,6 +588,21 @@ def _nearest(net: Network, units: int, budget: int, seed: int) -> RankDistance:
 
 
 @cli.command()
+@click.argument("model")
+@_options("json", "quiet", *_SOURCE)
+def minimal(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
+    """All networks of one hidden layer with the function and the fewest units it allows.
+
+    On all inputs; of relu or leaky_relu units and one output. How many there are up to permutations
+    and positive scaling, the components of the set of their parameters, and its dimension.
+
+    \b
+    Example: moduli minimal controller.onnx
+    """
+    show(mo.minimal_networks(_load(model, **source)), as_json, quiet)
+
+
+@cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--radii",
