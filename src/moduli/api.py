@@ -624,6 +624,7 @@ def depth(
     *,
     on: Domain = None,
     slice: Sequence[Any] | None = None,
+    seed: int = 0,
     budget: int = 10_000,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
@@ -631,18 +632,27 @@ def depth(
     """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general
     position (by chains of bends).
 
+    With more than three inputs, and no slice, planes through the box are drawn: what the function needs
+    in a plane it needs. So 0, 1 or 2 layers are proved to be needed, and `enough` are known to do; the
+    status is "bounded" where these differ.
+
     Args:
-        on, slice, budget: as for `pieces`.
+        on, slice: as for `pieces`. budget: cells; of planes together. seed: of the planes.
 
     >>> import moduli as mo
     >>> inner = [[1, 0], [-1, 0], [0, 1]], [0, 0, 0]
     >>> top = mo.Network.mlp(*inner, [[1, -1, -1], [0, 0, 1]], [0, 0], [[1, 1]], [0], activation="relu")
     >>> mo.depth(top, on=mo.Box(-8, 8)).strict                                                    # of max(0, x, y)
     2
+    >>> inner = [[1, 0, 1, 0, 0], [-1, 0, -1, 0, 0], [0, 1, 0, 1, 1]], [0, 0, 0]
+    >>> more = mo.Network.mlp(*inner, [[1, -1, -1], [0, 0, 1]], [0, 0], [[1, 1]], [0], activation="relu")
+    >>> mo.depth(more, on=mo.Box(-8, 8))                                        # of 5 inputs, two at a time
+    <depth = 2 hidden layers needed, at least 2 in general position>
     """
-    return forced_depth.depth(
-        polyhedral_complex.pieces(load_chain(net, **reading), on, slice, budget, progress)
-    )
+    chain = load_chain(net, **reading)
+    if slice is None and chain.widths[0] > polyhedral_complex.MOST:
+        return forced_depth.through_slices(chain, on, budget, seed, progress)
+    return forced_depth.depth(polyhedral_complex.pieces(chain, on, slice, budget, progress))
 
 
 @question

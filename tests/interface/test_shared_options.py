@@ -28,6 +28,7 @@ COMMANDS = {
     "distance, on average": "B M --on gaussian", "align": "M B -o s.npz", "canon": "M -o s.npz",
     "rounding": "M --on box:-1,1 --budget 20", "complexity": "M",
     "dimension": "M --on box:-1,1", "identify": "M --on box:-1,1",
+    "depth": "M --on box:-1,1",
     "plot": "M --on box:-1,1 -o s.svg", "report": "M -o s.html --budget 20",
     "check": "proof.json M B", "check, turned": "proof.json B M",
     "export-proof": "proof.json M B -o s.proof", "export-proof, turned": "proof.json B M -o s.proof",
@@ -123,7 +124,7 @@ def run(command: str, words: str) -> tuple[int, str]:
 def folder(tmp_path: Path, monkeypatch: Any, command: str) -> str:
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    activation = "relu" if command in ("plot", "minimal") else "tanh"
+    activation = "relu" if command in ("plot", "minimal", "depth") else "tanh"
     write(activation)
     return activation
 

@@ -1163,6 +1163,31 @@ def _samples(text: str | None) -> int | Samples | None:
 
 
 @cli.command()
+@click.argument("model")
+@click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
+@_options(*_SEARCH, *_SOURCE)
+def depth(
+    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
+    """How many hidden layers does the function on a box need?
+
+    With up to three inputs exactly; with more, planes through the box show how many are needed at least
+    (exit code 3 where more are known to be enough).
+
+    \b
+    Example: moduli depth controller.onnx --on box:-1,1
+    """
+    with bar(quiet) as progress:
+        net, domain = _load(model, **source), _domain(on)
+        answer, limits = within(
+            time_limit, budget, partial(mo.depth, net, on=domain, seed=seed), progress
+        )
+    show(answer, as_json, quiet, **_told(domain), **limits)
+    sys.exit(0 if answer.status == "proved" else 3)
+
+
+@cli.command()
 @click.argument("model", metavar="MODEL|WIDTHS")
 @click.option("--on", metavar="D", help=f"{BOXES}; of widths left out.")
 @click.option(
