@@ -51,7 +51,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -67,6 +67,7 @@ from .output_layer import Affine
 
 Vector = tuple[int, ...]
 WORK = 2**19  # sums of sides that are looked at
+LOOKED = 1024  # networks that are tried in floats
 KERNEL = 16  # networks that the kernel is asked about
 
 
@@ -131,12 +132,12 @@ class MinimalNetworks(Result):
             yield from _layers(found, law, choice)
 
     def networks(self, most: int = 16) -> list[Network]:
-        """The first of these in floats, of those that floats hold exactly."""
+        """The first of these in floats, of those that floats hold exactly; 1024 are looked at."""
         found = list[Network]()
-        for layers in self:
-            net = _in_floats(layers, self.network)
+        for layers in islice(self, LOOKED):
             if len(found) == most:
                 break
+            net = _in_floats(layers, self.network)
             if net is not None:
                 found.append(net)
         return found

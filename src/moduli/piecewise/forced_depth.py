@@ -224,10 +224,10 @@ class Depth(Result):
             else f"at least {self.generic} in general position"
         )
         but = f" ({len(self.traces.excepted)} faces excepted)" if self.traces.excepted else ""
+        layers = f"{self.strict} hidden layer{'s' * (self.strict != 1)}"
         if self.status == "bounded":
-            most = f"at least {self.strict} hidden layers needed, {self.enough} are enough"
-            return f"{most}, {more}{but}"
-        return f"{self.strict} hidden layer{'s' * (self.strict != 1)} needed, {more}{but}"
+            return f"at least {layers} needed, {self.enough} are enough, {more}{but}"
+        return f"{layers} needed, {more}{but}"
 
     def rows(self) -> list[tuple[str, str]]:
         found, box = (
