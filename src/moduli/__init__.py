@@ -23,11 +23,12 @@ _PLACES = {
     "compression.average.mean_field_limit": "etf",
     "compression.radius.hard_instances": "hard_instance",
     "compression.radius.low_rank_parameters": "rank_set",
+    "piecewise.redundant_examples": "minimal_examples",
     "training.noise": "stable_noise tail_index",
     "training.guarantees": "guaranteed_share guaranteed_width",
     "api": "align canonical check complexity compress depth dimension distance equivalent error_curve identifiable "
-    "identifiable_parameters mean_field path pieces pruning_curve radius_for rank rank_curve recover rounding signature "
-    "symmetries",
+    "identifiable_parameters mean_field minimal_networks path pieces pruning_curve radius_for rank rank_curve recover rounding "
+    "signature symmetries",
     "interface.report_page": "report",
 }
 _HOME = {name: place for place, names in _PLACES.items() for name in names.split()}
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from .api import identifiable as identifiable
     from .api import identifiable_parameters as identifiable_parameters
     from .api import mean_field as mean_field
+    from .api import minimal_networks as minimal_networks
     from .api import path as path
     from .api import pieces as pieces
     from .api import pruning_curve as pruning_curve
@@ -95,6 +97,7 @@ if TYPE_CHECKING:
     from .kernel.network import Layer as Layer
     from .kernel.network import Network as Network
     from .kernel.slack import Slack as Slack
+    from .piecewise.redundant_examples import minimal_examples as minimal_examples
     from .training.guarantees import guaranteed_share as guaranteed_share
     from .training.guarantees import guaranteed_width as guaranteed_width
     from .training.noise import stable_noise as stable_noise

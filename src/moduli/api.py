@@ -72,6 +72,7 @@ from moduli.kernel.network import Network
 from moduli.kernel.runtime import Runtime
 from moduli.piecewise.architectures import ArchitectureDimension
 from moduli.piecewise.constructed_parameters import IdentifiableParameters
+from moduli.piecewise.fewest_units import MinimalNetworks
 from moduli.piecewise.forced_depth import Depth
 from moduli.piecewise.functional_dimension import Dimension
 from moduli.piecewise.identifiability import Identifiability
@@ -100,6 +101,7 @@ from .formats.reading import fitted
 from .piecewise import (
     architectures,
     constructed_parameters,
+    fewest_units,
     forced_depth,
     functional_dimension,
     identifiability,
@@ -588,11 +590,41 @@ def identifiable_parameters(
 
 
 @question
+def minimal_networks(net: Any, **reading: Unpack[Reading]) -> MinimalNetworks:
+    """All networks of one hidden layer with a function, on all inputs, and the fewest units it allows:
+    how many there are, and the dimension and components of the set of their parameters.
+
+    Of relu or leaky_relu units and one output. A function that bends on n hyperplanes needs n, n + 1 or n
+    + 2 units (Dereich and Kassing 2022, who describe the set, too; here it is derived in
+    `moduli.piecewise.fewest_units`).
+
+    Returns:
+        `.bends`, `.units`, `.orbits` (up to permutations and positive scaling, and the place of a pair of
+        units that can be anywhere), `.components`, `.dimension`, `.unique`; iterating gives a network,
+        as layers of rationals, for each orbit, `.networks()` those that floats hold.
+
+    Raises:
+        UnsupportedModel: other layers or activations. Undecided: several outputs, or so many hyperplanes
+        that the sides of units cannot be tried (about 36, with two units more about 22).
+
+    >>> import moduli as mo
+    >>> hat = mo.Network.mlp([[1.0], [1.0], [1.0]], [0.0, -1.0, -2.0], [[1.0, -2.0, 1.0]], [0.0], activation="relu")
+    >>> found = mo.minimal_networks(hat)
+    >>> found.units, found.orbits, found.components, found.dimension
+    (3, 2, 12, 3)
+    >>> [net.layers[0].weight.ravel().tolist() for net in found.networks()]
+    [[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]]
+    """
+    return fewest_units.minimal_networks(load_chain(net, **reading))
+
+
+@question
 def depth(
     net: Any,
     *,
     on: Domain = None,
     slice: Sequence[Any] | None = None,
+    seed: int = 0,
     budget: int = 10_000,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
@@ -600,18 +632,27 @@ def depth(
     """How many hidden layers the function on a box needs: strictly (0, 1 or 2), and in general
     position (by chains of bends).
 
+    With more than three inputs, and no slice, planes through the box are drawn: what the function needs
+    in a plane it needs. So 0, 1 or 2 layers are proved to be needed, and `enough` are known to do; the
+    status is "bounded" where these differ.
+
     Args:
-        on, slice, budget: as for `pieces`.
+        on, slice: as for `pieces`. budget: cells; of planes together. seed: of the planes.
 
     >>> import moduli as mo
     >>> inner = [[1, 0], [-1, 0], [0, 1]], [0, 0, 0]
     >>> top = mo.Network.mlp(*inner, [[1, -1, -1], [0, 0, 1]], [0, 0], [[1, 1]], [0], activation="relu")
     >>> mo.depth(top, on=mo.Box(-8, 8)).strict                                                    # of max(0, x, y)
     2
+    >>> inner = [[1, 0, 1, 0, 0], [-1, 0, -1, 0, 0], [0, 1, 0, 1, 1]], [0, 0, 0]
+    >>> more = mo.Network.mlp(*inner, [[1, -1, -1], [0, 0, 1]], [0, 0], [[1, 1]], [0], activation="relu")
+    >>> mo.depth(more, on=mo.Box(-8, 8))                                        # of 5 inputs, two at a time
+    <depth = 2 hidden layers needed, at least 2 in general position>
     """
-    return forced_depth.depth(
-        polyhedral_complex.pieces(load_chain(net, **reading), on, slice, budget, progress)
-    )
+    chain = load_chain(net, **reading)
+    if slice is None and chain.widths[0] > polyhedral_complex.MOST:
+        return forced_depth.through_slices(chain, on, budget, seed, progress)
+    return forced_depth.depth(polyhedral_complex.pieces(chain, on, slice, budget, progress))
 
 
 @question

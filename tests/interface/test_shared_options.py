@@ -23,11 +23,12 @@ KEYS = "policy.0,policy.2"
 WHOLE = "plain.npz"
 # What each command is asked, of M and beside it of another model, B.
 COMMANDS = {
-    "info": "M", "compress": "M -o s.npz", "rank": "M", "curve": "M --radii 0,0.1,2",
+    "info": "M", "compress": "M -o s.npz", "rank": "M", "minimal": "M", "curve": "M --radii 0,0.1,2",
     "equal": "M B", "equal, turned": "B M", "distance": "M B --on box:-1,1 --budget 50",
     "distance, on average": "B M --on gaussian", "align": "M B -o s.npz", "canon": "M -o s.npz",
     "rounding": "M --on box:-1,1 --budget 20", "complexity": "M",
     "dimension": "M --on box:-1,1", "identify": "M --on box:-1,1",
+    "depth": "M --on box:-1,1",
     "plot": "M --on box:-1,1 -o s.svg", "report": "M -o s.html --budget 20",
     "check": "proof.json M B", "check, turned": "proof.json B M",
     "export-proof": "proof.json M B -o s.proof", "export-proof, turned": "proof.json B M -o s.proof",
@@ -123,7 +124,7 @@ def run(command: str, words: str) -> tuple[int, str]:
 def folder(tmp_path: Path, monkeypatch: Any, command: str) -> str:
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
-    activation = "relu" if command == "plot" else "tanh"
+    activation = "relu" if command in ("plot", "minimal", "depth") else "tanh"
     write(activation)
     return activation
 

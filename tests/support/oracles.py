@@ -17,11 +17,12 @@ def _fractions(rows: Any) -> list[list[Fraction]]:
     return [[Fraction(x) for x in row] for row in rows]
 
 
-def proximate_rank(a: Any, b: Any, c: Any, eps: float) -> int:
+def proximate_rank(a: Any, b: Any, c: Any, eps: float, outgoing: float | None = None) -> int:
     """The least rank within eps, over all fates, partitions, signs and free groups; a: [h, m], b:
-    [h, n], c: [h].
+    [h, n], c: [h]. With `outgoing`, by which a may move instead.
     """
     out, weights, bias, e = _fractions(a), _fractions(b), [Fraction(x) for x in c], Fraction(eps)
+    out_e = e if outgoing is None else Fraction(outgoing)
     rows = [[*w, d] for w, d in zip(weights, bias, strict=True)]
     h = len(rows)
 
@@ -43,7 +44,7 @@ def proximate_rank(a: Any, b: Any, c: Any, eps: float) -> int:
                 sum(s * out[u][k] for u, s in zip(units, signs, strict=True))
                 for k in range(len(out[0]))
             ]
-            if all(abs(x) <= e * len(units) for x in sums):
+            if all(abs(x) <= out_e * len(units) for x in sums):
                 return 0
         return best
 

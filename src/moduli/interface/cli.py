@@ -589,6 +589,21 @@ def _nearest(net: Network, units: int, budget: int, seed: int) -> RankDistance:
 
 
 @cli.command()
+@click.argument("model")
+@_options("json", "quiet", *_SOURCE)
+def minimal(model: str, as_json: bool, quiet: bool, **source: Any) -> None:
+    """All networks of one hidden layer with the function and the fewest units it allows.
+
+    On all inputs; of relu or leaky_relu units and one output. How many there are up to permutations
+    and positive scaling, the components of the set of their parameters, and its dimension.
+
+    \b
+    Example: moduli minimal controller.onnx
+    """
+    show(mo.minimal_networks(_load(model, **source)), as_json, quiet)
+
+
+@cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--radii",
@@ -1146,6 +1161,31 @@ def _samples(text: str | None) -> int | Samples | None:
         raise ValueError(
             f"--samples {text}: write a number, or FILE.npz, FILE.npy or FILE.csv"
         ) from None
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--on", required=True, metavar="D", help=f"{BOXES}.")
+@_options(*_SEARCH, *_SOURCE)
+def depth(
+    model: str, on: str, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
+) -> None:  # fmt: skip
+    """How many hidden layers does the function on a box need?
+
+    With up to three inputs exactly; with more, planes through the box show how many are needed at least
+    (exit code 3 where more are known to be enough).
+
+    \b
+    Example: moduli depth controller.onnx --on box:-1,1
+    """
+    with bar(quiet) as progress:
+        net, domain = _load(model, **source), _domain(on)
+        answer, limits = within(
+            time_limit, budget, partial(mo.depth, net, on=domain, seed=seed), progress
+        )
+    show(answer, as_json, quiet, **_told(domain), **limits)
+    sys.exit(0 if answer.status == "proved" else 3)
 
 
 @cli.command()

@@ -27,6 +27,24 @@ traces, each decisively earlier than the next, the layer grows. So a chain of k 
 hidden layers, in general position. Any other star excludes general position there, in every
 network: such faces are left out of the box ("excepted") before general position is asked for.
 `docs/identifiability.md` has the proofs.
+
+*More than three inputs*: slices (`through_slices`). In a plane through the box the first layer of a
+network reads an affine function of two coordinates, so what the function in the plane needs is needed
+by the function: strictly 0, 1 or 2, never more. Some plane shows 2 wherever 2 are needed (one across a
+ridge where a crease ends, or changes its weight), but planes are drawn and may miss it. What is enough
+is known otherwise: the layers of the network at hand, or ceil(log3(n - 1)) + 1 of n > 2 inputs (Bakaev et
+al. 2025; two of four inputs, so that nothing above 2 is needed there).
+
+A chain in a plane holds for all networks in general position on the box if the network at hand is
+in general position in the plane, cells, edges and vertices: *Proof.* Move the plane by a small t,
+across it. Each vertex is where as many walls (units with proportional rows are one, and sides of
+the square) vanish as there are coordinates, transversally (`cells_generic`), so all cells stay,
+with their signs, and with them the gradients along the plane, which no constant enters. So creases,
+straight pairs, traces and the chain are the same. Let theta' be in general position on the box with
+the same function. Where k of its units vanish is a finite union of polyhedra of dimension n - k at
+most; for almost all t the moved plane meets each of them in dimension 2 - k at most (or not at
+all). So theta' is in general position in such a plane, where Theorem 1 of that page asks for a
+layer for each trace. QED
 """
 
 from __future__ import annotations
@@ -38,13 +56,22 @@ from functools import cached_property
 from itertools import pairwise
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
+
+from moduli.common.domains import ON_BOX, Domain
+from moduli.common.progress import Progress
 from moduli.common.result import Result
-from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.box import Box
+from moduli.kernel.errors import ArgumentError, Asked, CertificateRejected, Undecided
+from moduli.kernel.network import Network
 
 from .cells_exact import Cell, Form, Point, dot, minus, ring_of, value
-from .polyhedral_complex import Pieces
+from .polyhedral_complex import Pieces, pieces
 
 Ridge = tuple[Point, ...]
+PLANES = 12  # drawn through a box with more than three inputs
+SMALLER = 4  # times a square is made smaller where its cells are too many
+INSIDE = 0.999  # of the way to the sides of the box
 
 
 class Crease(NamedTuple):
@@ -139,16 +166,28 @@ class Depth(Result):
     needs.
 
     Attributes:
-        strict: 0, 1 or 2: needed by every network that computes it, and enough for one with enough
-            units. generic: needed by every network in general position that computes it; None where
-            there is none. traces, pieces: what it was read from.
+        status: "proved", or "bounded" where only `strict` layers are proved to be needed, and `enough`
+            are more. strict: 0, 1 or 2: needed by every network that computes it. generic: needed by
+            every network in general position that computes it; None where there is none. traces,
+            pieces: what it was read from; of a function of more than three inputs in a plane.
+        on: the box, with more than three inputs.
     """
 
     strict: int
     generic: int | None
     traces: Traces
     pieces: Pieces
+    on: Box | None = None
     kind: ClassVar[str] = "depth"
+
+    @property
+    def enough(self) -> int:
+        """Hidden layers that a network with enough units needs at most: `strict`, or with more than three
+        inputs what theorems and the network at hand say.
+        """
+        if self.on is None:
+            return self.strict
+        return _enough(self.pieces.network)
 
     @property
     def chain(self) -> tuple[Ridge, ...]:
@@ -162,6 +201,8 @@ class Depth(Result):
         Raises:
             CertificateRejected: naming what fails.
         """
+        if self.on is not None and not _lies_in(self.pieces, self.on):
+            raise CertificateRejected("the plane leaves the box")
         self.pieces.check()
         found, again = self.traces, traces(self.pieces)
         if found.creases != again.creases:
@@ -171,9 +212,7 @@ class Depth(Result):
                 raise CertificateRejected(f"the weights at {_shown(ridge)} do not balance")
         if found != again or any(not found.stars[ridge].decisive for ridge in self.chain):
             raise CertificateRejected("the traces do not follow from the creases")
-        if self.strict != _strict(again.creases, again.stars) or self.generic != _generic_depth(
-            again
-        ):
+        if (self.strict, self.generic, self.status) != _verdict(self.pieces, again, self.on):
             raise CertificateRejected("the depths do not follow from the traces")
         return True
 
@@ -185,17 +224,23 @@ class Depth(Result):
             else f"at least {self.generic} in general position"
         )
         but = f" ({len(self.traces.excepted)} faces excepted)" if self.traces.excepted else ""
-        return f"{self.strict} hidden layer{'s' * (self.strict != 1)} needed, {more}{but}"
+        layers = f"{self.strict} hidden layer{'s' * (self.strict != 1)}"
+        if self.status == "bounded":
+            return f"at least {layers} needed, {self.enough} are enough, {more}{but}"
+        return f"{layers} needed, {more}{but}"
 
     def rows(self) -> list[tuple[str, str]]:
         found, box = (
             self.traces,
             repr(self.pieces.box) + (" of a slice" if self.pieces.slice else ""),
         )
+        if self.on is not None:
+            box = f"{self.on!r}, through a plane"
         return [
             ("network", repr(self.pieces.network)),
             ("in", box),
             ("hidden layers", f">= {self.strict}"),
+            ("enough", str(self.enough)),
             (
                 "in general position",
                 "none exists" if self.generic is None else f">= {self.generic}",
@@ -207,7 +252,7 @@ class Depth(Result):
 
     def data(self) -> dict[str, Any]:
         return {
-            "strict": self.strict, "generic": self.generic, "creases": len(self.traces.creases),
+            "strict": self.strict, "enough": self.enough, "generic": self.generic, "creases": len(self.traces.creases),
             "traces": self.traces.count, "chain": [_written(ridge) for ridge in self.chain],
             "digest": self.pieces.network.digest,
         }  # fmt: skip
@@ -374,10 +419,112 @@ def depth(pieces: Pieces) -> Depth:
     >>> depth(pieces(Network.mlp(*first, *second, [[1.0]], [0.0], activation="relu"), on=Box(-4, 4)))    # relu(x+ - y+ - 1)
     <depth = 2 hidden layers needed, at least 1 in general position>
     """
+    return _read(pieces, None)
+
+
+def through_slices(
+    net: Network, on: Domain, budget: int, seed: int, progress: Progress | None
+) -> Depth:
+    """The same of more than three inputs, through planes that are drawn; see the head of this module.
+
+    The plane that shows most is returned. `budget` is how many cells all of them may have.
+
+    Raises:
+        Undecided: no plane had so few cells.
+    """
+    if not isinstance(on, Box):
+        raise ArgumentError(Asked("on", on), ": depth is asked in a box; give ", ON_BOX)
+    box, rng = on.of_dimension(net.widths[0]), np.random.default_rng(seed)
+    if (box.low >= box.high).any():
+        raise ValueError(f"{box}: a box with an interior is needed")
+    best: Depth | None = None
+    for k in range(PLANES):
+        frame, reach = _plane(box, rng, middle=k == 0)
+        found = _in_plane(net, box, frame, reach, max(budget // PLANES, 4), progress)
+        if found is None:
+            continue
+        if best is None or _shows(found) > _shows(best):
+            best = found
+        if best.strict == best.enough and best.generic == len(net.layers) - 1:
+            break
+    if best is None:
+        raise Undecided(
+            f"{net}: in no plane that was drawn were there {budget // PLANES} cells or fewer; give more budget"
+        )
+    return best
+
+
+def _read(pieces: Pieces, box: Box | None) -> Depth:
     found = traces(pieces)
-    return Depth(
-        "proved", _strict(found.creases, found.stars), _generic_depth(found), found, pieces
-    )
+    strict, generic, status = _verdict(pieces, found, box)
+    return Depth(status, strict, generic, found, pieces, box)
+
+
+def _verdict(pieces: Pieces, found: Traces, box: Box | None) -> tuple[int, int | None, str]:
+    """Strict and generic depth, and whether the strict one is all that is needed."""
+    strict, generic = _strict(found.creases, found.stars), _generic_depth(found)
+    if box is None:
+        return strict, generic, "proved"
+    if not pieces.generic:
+        # such a plane says nothing of those beside it: what every network needs is left
+        generic = strict
+    return strict, generic, "proved" if strict == _enough(pieces.network) else "bounded"
+
+
+def _enough(net: Network) -> int:
+    """Hidden layers with which a network of many units has the function."""
+    inputs, layers = net.widths[0], len(net.layers) - 1
+    assert inputs > 2, "with fewer the strict depth is known"
+    known = 1
+    while 3 ** (known - 1) < inputs - 1:  # ceil(log3(inputs - 1)) + 1
+        known += 1
+    return min(layers, known)
+
+
+def _shows(found: Depth) -> tuple[int, int]:
+    return found.strict, found.generic or 0
+
+
+def _plane(box: Box, rng: np.random.Generator, *, middle: bool) -> tuple[Any, float]:
+    """Origin and two directions through a point of the box, and how far coordinates stay in it."""
+    half = (box.high - box.low) / 2
+    part = np.zeros(len(half)) if middle else rng.uniform(-0.5, 0.5, len(half))
+    u, v = np.linalg.qr(rng.standard_normal((len(half), 2)))[0].T
+    reach = INSIDE * float(((1 - np.abs(part)) / (np.abs(u) + np.abs(v))).min())
+    return (box.low + half * (1 + part), half * u, half * v), reach
+
+
+def _in_plane(
+    net: Network, box: Box, frame: Any, reach: float, most: int, progress: Progress | None
+) -> Depth | None:
+    """What a square shows, made smaller until it has few cells; None where that is not reached."""
+    for k in range(SMALLER):
+        end = reach / 4**k
+        try:
+            found = _read(pieces(net, Box(-end, end), frame, most, progress), box)
+        except Undecided:
+            continue
+        return found if _lies_in(found.pieces, box) else None
+    return None
+
+
+def _lies_in(found: Pieces, box: Box) -> bool:
+    """Whether a square is in the box, exactly: its corners are."""
+    if found.slice is None:
+        return False
+    origin, *directions = [list(map(Fraction, part.tolist())) for part in found.slice]
+    ends = list(zip(found.box.low.tolist(), found.box.high.tolist(), strict=True))
+    if len(ends) != len(directions):
+        return False
+    box = box.of_dimension(len(origin))
+    for i, start in enumerate(origin):
+        low = high = start
+        for direction, (first, last) in zip(directions, ends, strict=True):
+            steps = sorted((direction[i] * Fraction(first), direction[i] * Fraction(last)))
+            low, high = low + steps[0], high + steps[1]
+        if low < Fraction(float(box.low[i])) or high > Fraction(float(box.high[i])):
+            return False
+    return True
 
 
 def lines(
