@@ -21,7 +21,16 @@ from moduli.capacity.complexity_table import Complexity
 from moduli.capacity.graph_complexity import GraphComplexity
 from moduli.common.arguments import Reading, question
 from moduli.common.certificate_files import read_certificate
-from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
+from moduli.common.domains import (
+    ON_ALL,
+    ON_BOX,
+    ON_GAUSSIAN,
+    ON_SAMPLES,
+    Domain,
+    Gaussian,
+    Grid,
+    Samples,
+)
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import AsComputed, Result, counted
@@ -83,10 +92,12 @@ from .equivalence import (
     graph_normal_form,
     graphs,
     group,
+    integer_grid,
     quantised_graphs,
 )
 from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
+from .equivalence.integer_grid import GridDistance, GridEquivalence
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
@@ -863,7 +874,7 @@ def equivalent(
     a: Any,
     b: Any,
     *,
-    on: Domain = None,
+    on: Domain | Grid = None,
     eps: float = 0.0,
     decision: bool = False,
     budget: int = 10_000,
@@ -871,7 +882,7 @@ def equivalent(
     executor: Executor | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Equivalence | GraphEquivalence | QuantisedDecision:
+) -> Equivalence | GraphEquivalence | QuantisedDecision | GridEquivalence:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -889,6 +900,8 @@ def equivalent(
     input where exact values decide in different ways. Where a decision changes on the box, two
     functions that differ nearly always have such an input, close to the boundary.
 
+    On a `Grid` one network computes in integers, and all its inputs are tried: see `distance`.
+
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
     >>> mo.equivalent(a, mo.Network.mlp([[-1.0]], [0.0], [[-1.0]], [0.0])).status
@@ -903,6 +916,8 @@ def equivalent(
             Asked("decision", True),
             ": values or decisions are compared, not both",
         )
+    if isinstance(on, Grid):
+        return _on_grid(a, b, on, eps, decision, budget, progress, reading)
     if _on_all_or_box(on, 0.0):
         first, second = load_several([a, b], **reading)
         pair = _quantised((a, b), (first, second), on, reading) if decision else None
@@ -940,14 +955,14 @@ def distance(
     a: Any,
     b: Any,
     *,
-    on: Domain = None,
+    on: Domain | Grid = None,
     tol: float | None = None,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Distance | GraphDistance:
+) -> Distance | GraphDistance | GridDistance:
     """The distance of two functions: sup over a box (or all inputs), root mean square under a
     Gaussian or on samples.
 
@@ -971,8 +986,16 @@ def distance(
     one is the other quantised, on a box: what rounding and cutting off do (`QuantisedDistance`, whose
     `.by_layer` says which of all roundings hurts most); chains of dense layers on parts of the box.
 
+    On a `Grid`, where at least one file computes in 8-bit integers (.tflite, or ONNX of operators such
+    as QLinearConv): all integers that it can be given are tried, at most `budget`. It is computed as
+    its device does, by declared rules; another one like it, too; what is none is enclosed over the
+    reals. The largest difference, exactly where the other network is a chain of dense layers that are
+    piecewise linear (`GridDistance.exact`), else within a bracket, and the input where it is.
+
     Raises:
         ShapeError: other inputs, outputs or output maps. ValueError: a `tol` that is none.
+        BudgetExhausted: more integer inputs than `budget`. UnsupportedModel: neither file computes in
+            integers by rules that are known; names what has none.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
@@ -981,6 +1004,9 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
+    if isinstance(on, Grid):
+        first, second = _for_grid(a, b, reading)
+        return integer_grid.distance(first, second, on, budget, progress)
     if _on_all_or_box(on, 0.0):
         first, second = load_several([a, b], **reading)
         pair = _quantised((a, b), (first, second), on, reading)
@@ -1053,6 +1079,29 @@ def rounding(
     runtime = Runtime(dtype, None if isinstance(order, str) else order, ulps)
     network = load_as_written(net, **reading)
     return computed.rounding(network, on, runtime, budget, seed, executor, progress)
+
+
+def _on_grid(
+    a: Any, b: Any, on: Grid, eps: float, decision: bool, budget: int,
+    progress: Progress | None, reading: Reading,
+) -> GridEquivalence:  # fmt: skip
+    """`equivalent` at all integer inputs."""
+    if decision:
+        raise ArgumentError(
+            Asked("decision", True), " with ", Asked("on", on), ": on a grid values are compared"
+        )
+    if not 0 <= eps < math.inf:
+        raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
+    first, second = _for_grid(a, b, reading)
+    return integer_grid.equivalent(first, second, on, eps, budget, progress)
+
+
+def _for_grid(a: Any, b: Any, reading: Reading) -> list[Network | Graph]:
+    """Two models, one of which may be a file of integers; a chain behind an output map as a graph."""
+    return [
+        graph_of(net) if isinstance(net, Network) and net.output_map != "identity" else net
+        for net in load_several([a, b], **reading)
+    ]
 
 
 def _quantised(

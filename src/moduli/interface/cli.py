@@ -43,7 +43,7 @@ from .cli_support import (
 )
 
 if TYPE_CHECKING:
-    from moduli.common.domains import Domain, Samples
+    from moduli.common.domains import Domain, Grid, Samples
     from moduli.common.graph import Graph
     from moduli.compression.average.students import ErrorCurve
     from moduli.compression.graph_results import GraphCompression
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from moduli.kernel.network import Network
 
 BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
+GRIDS = "grid | grid:LO,HI | 'grid:L1,...;H1,...' | grid:FILE.npz"
 DOMAINS = f"all | {BOXES} | gaussian | FILE.npz | FILE.npy | FILE.csv"
 TABLES = (".npz", ".npy", ".csv")
 ANSWER = {"refuted": 1, "undecided": 3}
@@ -154,6 +155,18 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             metavar="D",
             help=f"Inputs that count: {DOMAINS}.",
         ),
+        "on_or_grid": click.option(
+            "--on",
+            default="all",
+            show_default=True,
+            metavar="D",
+            help=f"Inputs that count: {DOMAINS}; all integer inputs of a device: {GRIDS}.",
+        ),
+        "kernels": click.option(
+            "--kernels",
+            metavar="K",
+            help="With --on grid, whose integer arithmetic: tflite-micro, litert, onnxruntime.",
+        ),
         "activation": click.option(
             "--activation",
             metavar="NAME",
@@ -232,8 +245,27 @@ def _domain(text: str) -> Domain:
     raise ValueError(f"--on {text}: write {DOMAINS.replace(' | ', ', ')}")
 
 
-def _box(text: str) -> Box:
-    """Read what follows box: on the command line."""
+def _domain_or_grid(text: str, kernels: str | None) -> Domain | Grid:
+    """Read D of the command line, where it may be all integer inputs of a device."""
+    if text == "grid":
+        return mo.Grid(kernels=kernels)
+    if text.startswith("grid:"):
+        box = _box(text[5:], "grid")
+        return mo.Grid(box.low, box.high, kernels=kernels)
+    if kernels is not None:
+        raise ValueError(f"--kernels {kernels}: of --on grid alone")
+    try:
+        return _domain(text)
+    except ValueError:
+        if ":" in text or suffix_of(text)[0]:
+            raise
+        raise ValueError(
+            f"--on {text}: write {f'{DOMAINS} | {GRIDS}'.replace(' | ', ', ')}"
+        ) from None
+
+
+def _box(text: str, word: str = "box") -> Box:
+    """Read what follows box: or grid: on the command line."""
     suffix, _ = suffix_of(text)
     if suffix == ".vnnlib":
         return mo.Box.from_vnnlib(text)
@@ -251,20 +283,21 @@ def _box(text: str) -> Box:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"--on box:{text}: write box:LO,HI for all inputs alike, 'box:L1,L2,...;H1,H2,...' for each its own (in quotes), "
-            "box:FILE.vnnlib, or box:FILE.npz with arrays low and high"
+            f"--on {word}:{text}: write {word}:LO,HI for all inputs alike, "
+            f"'{word}:L1,L2,...;H1,H2,...' for each its own (in quotes), "
+            f"{word}:FILE.vnnlib, or {word}:FILE.npz with arrays low and high"
         ) from None
     if len(low) == len(high) == 1 and low > high:
         raise ValueError(
-            f"--on box:{text}: {low[0]:g} exceeds {high[0]:g}; write box:{high[0]:g},{low[0]:g}"
+            f"--on {word}:{text}: {low[0]:g} exceeds {high[0]:g}; write {word}:{high[0]:g},{low[0]:g}"
         )
     try:
         return mo.Box(low if len(low) > 1 else low[0], high if len(high) > 1 else high[0])
     except mo.ShapeError as error:
-        raise ValueError(f"--on box:{text}: {error}") from None
+        raise ValueError(f"--on {word}:{text}: {error}") from None
 
 
-def _told(domain: Domain) -> dict[str, str]:
+def _told(domain: Domain | Grid) -> dict[str, str]:
     """What is to be said of a domain beside every answer: in which ways a box is larger than what
     was meant.
     """
@@ -803,7 +836,7 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
     help="Compare which output is the largest, not its value; with --on box.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_SEARCH, *_SOURCE)
+@_options("on_or_grid", "kernels", "workers", *_SEARCH, *_SOURCE)
 def equal(
     a: str,
     b: str,
@@ -811,6 +844,7 @@ def equal(
     decision: bool,
     out: str | None,
     on: str,
+    kernels: str | None,
     workers: int,
     as_json: bool,
     quiet: bool,
@@ -825,9 +859,10 @@ def equal(
 
     \b
     Example: moduli equal controller.onnx small.onnx --eps 1e-6
+    Example: moduli equal model.int8.tflite smaller.int8.tflite --on grid
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        domain = _domain(on)
+        domain = _domain_or_grid(on, kernels)
         answer, limits = within(
             time_limit,
             budget,
@@ -843,6 +878,7 @@ def equal(
                 **_asked(**source),
             ),
             progress,
+            searches=not isinstance(domain, mo.Grid),
         )
     told = {**_told(domain), **limits}
     show(answer, as_json, quiet, **told, **_certificate_file(answer, out))
@@ -859,13 +895,14 @@ def equal(
     help="Stop when the upper end is at most 1 + T times the lower one.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_SEARCH, *_SOURCE)
+@_options("on_or_grid", "kernels", "workers", *_SEARCH, *_SOURCE)
 def distance(
     a: str,
     b: str,
     tol: float | None,
     out: str | None,
     on: str,
+    kernels: str | None,
     workers: int,
     as_json: bool,
     quiet: bool,
@@ -881,9 +918,10 @@ def distance(
 
     \b
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
+    Example: moduli distance controller.onnx controller.int8.tflite --on grid --budget 65536
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        domain = _domain(on)
+        domain = _domain_or_grid(on, kernels)
         answer, limits = within(
             time_limit,
             budget,
@@ -898,6 +936,7 @@ def distance(
                 **_asked(**source),
             ),
             progress,
+            searches=not isinstance(domain, mo.Grid),
         )
     told = {**_told(domain), **limits}
     show(answer, as_json, quiet, **told, **_certificate_file(answer, out))

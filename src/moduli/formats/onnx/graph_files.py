@@ -26,6 +26,7 @@ from . import (  # noqa: F401  handlers register themselves
     operations,
 )
 from .graph_reader import GraphReader, skeleton, stored_arrays
+from .integer_kernels import RuntimeKernels
 from .nodes import OPS, kind_of
 from .reference import CannotRun, run_model
 from .surgery import Surgeon
@@ -130,6 +131,10 @@ class OnnxSource(Source):
             except CannotRun:  # it does not take all functions of files
                 pass
         return run_model(self.proto, self.reading.stored, feeds)
+
+    def on_device(self, kernels: str | None = None) -> RuntimeKernels:
+        proto = self.proto if self.as_given is None else self.as_given
+        return RuntimeKernels(proto, self.reading.stored, self.where)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         if self.read_only:
