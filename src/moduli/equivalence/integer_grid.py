@@ -36,17 +36,16 @@ from moduli.kernel.errors import (
     Undecided,
     UnsupportedModel,
 )
-from moduli.kernel.exact_numbers import Interval, above, below, ceiling
+from moduli.kernel.exact_numbers import Interval, above, below, ceiling, two_sum
 from moduli.kernel.network import Network
-from moduli.kernel.runtime import Runtime
 
-from . import computed, quantised_graphs
+from . import quantised_graphs
+from .computed import evaluated_within
 
 REFINED = 64  # inputs at which differences are worked out in rational arithmetic
 PIECE = 2**19  # entries of a tensor for a piece of the inputs
 MOST_PIECE = 4096  # inputs of a piece
 ULPS = 16.0  # of NumPy's functions in float64, see `rounding`; it claims 4
-BOXES = 1000  # of the search for that bound
 SHOWN = 8  # entries of an input that are shown
 
 # Inputs ---------------------------------------------------------------------------------------------------------
@@ -203,12 +202,8 @@ class _Operators(_Side):
     def __init__(self, graph: Graph, points: Points) -> None:
         self.graph, self.said = graph, f"{graph.source.where} over the reals"
         names = dict(zip(graph.inputs, points.hull, strict=True))
-        runtime = Runtime("float64", None, ULPS)
         box = Box({name: (low[0], high[0]) for name, (low, high) in names.items()})
-        bound = computed.rounding(graph, box, runtime, BOXES, 0)
-        if not math.isfinite(bound.upper):
-            raise Undecided(bound.statement)
-        self.off = bound.upper
+        self.off = evaluated_within(graph, box, ULPS)
 
     def ends(
         self, integers: Mapping[str, Ints], real: Sequence[Array]
@@ -300,14 +295,21 @@ def _apart(
     sizes = [[low.shape[1] for low, _ in side] for side in (first, second)]
     if sizes[0] != sizes[1]:
         raise ShapeError(f"outputs of {sizes[0]} and of {sizes[1]} entries are not compared")
+    if not all(np.isfinite(end).all() for side in (first, second) for ends in side for end in ends):
+        raise Undecided("an output is without a bound at some input: numbers are too large")
     lows, highs = [], []
     for (a_low, a_high), (b_low, b_high) in zip(first, second, strict=True):
-        least = np.maximum(a_low - b_high, b_low - a_high)
-        most = np.maximum(a_high - b_low, b_high - a_low)
-        # a difference of floats is zero only where it is, and is rounded else
-        lows.append(np.where(least > 0, np.nextafter(least, 0.0), 0.0))
-        highs.append(np.where(most > 0, np.nextafter(most, np.inf), 0.0))
+        least = np.maximum(_less(a_low, b_high, -np.inf), _less(b_low, a_high, -np.inf))
+        most = np.maximum(_less(a_high, b_low, np.inf), _less(b_high, a_low, np.inf))
+        lows.append(np.maximum(least, 0.0))
+        highs.append(most)
     return np.concatenate(lows, axis=1), np.concatenate(highs, axis=1)
+
+
+def _less(a: Array, b: Array, towards: float) -> Array:
+    """a - b, moved outward where floats do not have it."""
+    total, rest = two_sum(a, -b)
+    return np.asarray(np.where(rest == 0, total, np.nextafter(total, towards)))
 
 
 def _difference(p: Interval, q: Interval) -> Interval:

@@ -93,8 +93,7 @@ class RuntimeKernels(IntegerNetwork):
 
     def run(self, feeds: Mapping[str, Ints]) -> Sequence[Array]:
         held: dict[str, Any] = {
-            self.alias.get(end.name, end.name): np.asarray(feeds[end.name], dtype=np.int64)
-            for end in self.inputs
+            self.alias.get(end.name, end.name): feeds[end.name] for end in self.inputs
         }
         for step in self.steps:
             held[step.output] = step.compute(*(held[name] for name in step.inputs))

@@ -2,8 +2,8 @@
 
 A number of 32 bits stands for raw 2^-f. Values here are int64, which holds every intermediate result;
 where the kernels would leave 32 bits, callers refuse before. Rounding is that of the kernels as they are
-built by default ("double rounding"): a product is rounded to 32 bits, halves away from zero, and a shift
-to the right rounds again.
+built by default ("double rounding"): a product is rounded to 32 bits, halves up, and a shift to the right
+rounds again, halves away from zero.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def away(x: float) -> int:
 
 
 def high_product(a: Any, b: Any) -> Ints:
-    """a b 2^-31, rounded, halves away from zero; of the least number with itself the largest."""
+    """a b 2^-31, rounded, halves up; of the least number with itself the largest."""
     product = np.asarray(a, dtype=np.int64) * np.asarray(b, dtype=np.int64)
     nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
     # the kernels' division truncates towards zero

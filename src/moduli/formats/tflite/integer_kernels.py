@@ -96,9 +96,7 @@ class ReferenceKernels(IntegerNetwork):
             known.add(operator.outputs[0])
 
     def run(self, feeds: Mapping[str, Ints]) -> Sequence[Array]:
-        held: dict[int, Any] = {
-            index: np.asarray(feeds[name], dtype=np.int64) for name, index in self.given.items()
-        }
+        held: dict[int, Any] = {index: feeds[name] for name, index in self.given.items()}
         for step in self.steps:
             held[step.output] = step.compute(*(held[k] for k in step.inputs))
         found = []
