@@ -129,6 +129,7 @@ def compress(
     skip: bool = False,
     biases: bool = True,
     starts: int = 1,
+    dtype: str | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
 ) -> Compression | Narrowed | GraphCompression:
@@ -157,6 +158,9 @@ def compress(
     Up to 8 units a student is never worse than with one unit less, beyond that never worse than with
     8, 16, 32 ..., as long as an iteration takes a few milliseconds at most.
 
+    With `dtype` ("float32", ...), on a box, `.computed` bounds how far both are apart as runtimes of that
+    format compute them, as `check` does: slack, and the `rounding` of both.
+
     Raises:
         UnsupportedModel: the model cannot be read. ValueError: a goal that makes no sense there.
 
@@ -177,6 +181,57 @@ def compress(
         raise ArgumentError(
             other, ": that is for mean errors; give ", ON_GAUSSIAN, " or ", ON_SAMPLES
         )
+    if dtype is None:
+        return _compressed(
+            net,
+            on,
+            eps,
+            radius,
+            units,
+            budget,
+            seed,
+            executor,
+            skip,
+            biases,
+            starts,
+            progress,
+            reading,
+        )
+    if not isinstance(on, Box) or radius:
+        raise ArgumentError(
+            Asked("dtype", dtype), ": sizes of numbers decide, give ", ON_BOX, " for the inputs"
+        )
+    runtime = Runtime(dtype)
+    found = load(net, **reading)
+    computed.require_format(found, runtime)
+    small = _compressed(
+        found, on, eps, radius, units, budget, seed, executor, skip, biases, starts, progress, {}
+    )
+    assert isinstance(small, (Compression, GraphCompression))
+    if small.status == "undecided":
+        return small
+    return as_computed(small, on, dtype, budget)
+
+
+def as_computed(
+    small: Compression | GraphCompression, on: Box, dtype: str, budget: int
+) -> Compression | GraphCompression:
+    """A compression that says how far both are apart on a box as runtimes compute them; its certificate
+    is checked.
+    """
+    assert small.certificate is not None
+    verdict = check(
+        small.certificate, small.network, small.original, on=on, dtype=dtype, budget=budget
+    )
+    return replace(small, computed=verdict.computed)
+
+
+def _compressed(
+    net: Any, on: Domain, eps: float, radius: float, units: int | Sequence[int] | None, budget: int,
+    seed: int | np.random.Generator, executor: Executor | None, skip: bool, biases: bool,
+    starts: int, progress: Progress | None, reading: Reading,
+) -> Compression | Narrowed | GraphCompression:  # fmt: skip
+    """`compress`, as the domain wants it."""
     found = load(net, **reading) if _on_all_or_box(on, radius) else load_chain(net, **reading)
     if isinstance(found, Graph):
         box = on if isinstance(on, Box) else None

@@ -162,6 +162,12 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             metavar="D",
             help=f"Inputs that count: {DOMAINS}; all integer inputs of a device: {GRIDS}.",
         ),
+        "dtype": click.option(
+            "--dtype",
+            metavar="T",
+            help="On a box, also say how far both files are apart as runtimes compute them: "
+            "float32, float16, bfloat16, float64.",
+        ),
         "kernels": click.option(
             "--kernels",
             metavar="K",
@@ -397,7 +403,9 @@ def _several(names: Sequence[str]) -> str:
     help="Where the smaller model goes, with OUT.cert.json beside it.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL."
+    "--stored",
+    type=click.Choice(["float32", "float64"]),
+    help="Type of the numbers in OUT; by default as in MODEL.",
 )
 @click.option(
     "--eps",
@@ -423,9 +431,9 @@ def _several(names: Sequence[str]) -> str:
     show_default=True,
     help="Rounds of random starts; with --units or --eps and --on.",
 )
-@_options("on", "workers", *_SEARCH, *_SOURCE)
+@_options("dtype", "on", "workers", *_SEARCH, *_SOURCE)
 def compress(
-    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
+    model: str, out: str, stored: str | None, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
     no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int, budget: int,
     time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
@@ -437,7 +445,7 @@ def compress(
 
     \b
     Example: moduli compress controller.onnx -o small.onnx
-    Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib
+    Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib --dtype float32
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
@@ -447,6 +455,7 @@ def compress(
 
     net, domain = _load_any(model, **source), _domain(on)
     _require_suffix(net, model, out)
+    stated = _stated(net, domain, dtype, radius, budget)
     searches = isinstance(domain, mo.Box) or radius > 0
     with bar(quiet) as progress, processes(workers) as executor:
         small, limits = within(
@@ -469,19 +478,42 @@ def compress(
         )
     told = {**_told(domain), **limits}
     if isinstance(small, GraphCompression):
-        if dtype is not None:
-            raise ValueError(f"--dtype {dtype}: a graph keeps the types of its file; leave it out")
+        if stored is not None:
+            raise ValueError(
+                f"--stored {stored}: a graph keeps the types of its file; leave it out"
+            )
         target, proof = _write_graph(small, Path(out))
-        return show(small, as_json, quiet, **told, written=str(target), proof=str(proof))
+        return show(stated(small), as_json, quiet, **told, written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
-        small = small.rounded(dtype or _type_of(net))
+        small = small.rounded(stored or _type_of(net))
         with writing(Path(out)):
-            target = mo.save(small.network, out, dtype=dtype or _type_of(net))
+            target = mo.save(small.network, out, dtype=stored or _type_of(net))
         return show(small, as_json, quiet, **told, written=str(target))
-    written, proof = _write(small, Path(out), dtype or _type_of(net))
-    show(written, as_json, quiet, **told, written=out, proof=str(proof))
+    written, proof = _write(small, Path(out), stored or _type_of(net))
+    show(stated(written), as_json, quiet, **told, written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
+
+
+def _stated(
+    net: Network | Graph, domain: Domain, dtype: str | None, radius: float, budget: int
+) -> Callable[[Any], Any]:
+    """What is said of a compression besides, once its files are written: how far both are apart as
+    runtimes compute them. What cannot be said is refused before the work.
+    """
+    if dtype is None:
+        return lambda small: small
+    from moduli.api import as_computed
+    from moduli.equivalence.computed import require_format
+    from moduli.kernel.runtime import Runtime
+
+    if not isinstance(domain, mo.Box) or radius:
+        raise ValueError(f"--dtype {dtype}: sizes of numbers decide, give --on box:LO,HI")
+    require_format(net, Runtime(dtype))
+    box = domain
+    return lambda small: (
+        small if small.status == "undecided" else as_computed(small, box, dtype, budget)
+    )
 
 
 def _require_suffix(net: Network | Graph, model: str, out: str) -> None:
@@ -709,12 +741,7 @@ def _radii(text: str | None) -> list[float] | None:
     "--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE."
 )
 @click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
-@click.option(
-    "--dtype",
-    metavar="T",
-    help="Say how far apart they are as runtimes compute them: float32, float16, bfloat16, float64.",
-)
-@_options("json", "quiet", *_SOURCE)
+@_options("dtype", "json", "quiet", *_SOURCE)
 def check(
     certificate: str, small: str, large: str, max_slack: float | None, on: str | None, radius: float | None, minimal: bool,
     dtype: str | None, as_json: bool, quiet: bool, **source: Any,
