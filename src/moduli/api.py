@@ -97,7 +97,7 @@ from .equivalence import (
 )
 from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
-from .equivalence.integer_grid import GridDistance, GridEquivalence
+from .equivalence.integer_grid import GridDecision, GridDistance, GridEquivalence
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
@@ -937,7 +937,7 @@ def equivalent(
     executor: Executor | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Equivalence | GraphEquivalence | QuantisedDecision | GridEquivalence:
+) -> Equivalence | GraphEquivalence | QuantisedDecision | GridEquivalence | GridDecision:
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -955,7 +955,9 @@ def equivalent(
     input where exact values decide in different ways. Where a decision changes on the box, two
     functions that differ nearly always have such an input, close to the boundary.
 
-    On a `Grid` one network computes in integers, and all its inputs are tried: see `distance`.
+    On a `Grid` one network computes in integers, and all its inputs are tried: see `distance`. With
+    `decision` the largest output is compared, of equal ones the first (`GridDecision.differ` counts
+    inputs at which it is another one).
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
@@ -1139,15 +1141,13 @@ def rounding(
 def _on_grid(
     a: Any, b: Any, on: Grid, eps: float, decision: bool, budget: int,
     progress: Progress | None, reading: Reading,
-) -> GridEquivalence:  # fmt: skip
+) -> GridEquivalence | GridDecision:  # fmt: skip
     """`equivalent` at all integer inputs."""
-    if decision:
-        raise ArgumentError(
-            Asked("decision", True), " with ", Asked("on", on), ": on a grid values are compared"
-        )
     if not 0 <= eps < math.inf:
         raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
     first, second = _for_grid(a, b, reading)
+    if decision:
+        return integer_grid.decisions(first, second, on, budget, progress)
     return integer_grid.equivalent(first, second, on, eps, budget, progress)
 
 

@@ -318,6 +318,38 @@ def test_onnx_files_of_integers_beside_onnxruntime(tmp_path):
     assert "onnxruntime" in d.statement
 
 
+@pytest.mark.parametrize(("seed", "some"), [(2, True), (5, False)])
+def test_decisions_are_those_of_an_enumeration(seed, some, tmp_path):
+    """Integers decide by the first of the largest, as an argmax does; ties of integers are common."""
+    net = network(seed, (2, 5, 3))
+    steps = (*STEPS[:2], 0.25)  # few integers: many ties
+    data = quantised(net, steps, ZEROS)
+    path, step = on_disk(tmp_path, data), float(np.float32(steps[0]))
+    low, high = (-30, 60), (20, 90)
+    ends = [[step * (k - ZEROS[0]) for k in end] for end in (low, high)]
+    e = mo.equivalent(net, path, on=mo.Grid(*ends, kernels="litert"), decision=True)
+    points = list(itertools.product(*(range(a, b + 1) for a, b in zip(low, high, strict=True))))
+    q = reference(data, np.array(points, dtype=np.int8)[:, None])[:, 0].argmax(axis=1)
+    x = [[Fraction(step) * (k - ZEROS[0]) for k in point] for point in points]
+    real = [max(range(3), key=function(net, point).__getitem__) for point in x]
+    apart = np.flatnonzero(q != np.array(real))
+    assert (e.points, e.differ, e.open) == (len(points), len(apart), 0)
+    assert (len(apart) > 0) == some
+    assert (e.status, bool(e)) == (("refuted", False) if some else ("proved", True))
+    assert e.check()
+    with pytest.raises(mo.CertificateRejected):
+        replace(e, differ=1, status="refuted").check()
+    if some:
+        assert e.winners == (real[apart[0]], q[apart[0]])
+        assert np.array_equal(e.witness["x0"].ravel(), [float(v) for v in x[apart[0]]])
+    same = mo.equivalent(path, path, on=mo.Grid(*ends), decision=True)
+    assert (same.status, bool(same)) == ("proved", True)
+    one = network(1, (2, 3, 1))
+    single = on_disk(tmp_path, quantised(one, STEPS, ZEROS), "one.tflite")
+    with pytest.raises(mo.ArgumentError, match="several entries"):
+        mo.equivalent(one, single, on=mo.Grid(0, 0), decision=True)
+
+
 def test_forged_answers_are_rejected(tmp_path):
     net = network(12, (1, 4, 2))
     d = mo.distance(net, on_disk(tmp_path, quantised(net, STEPS, ZEROS)), on=mo.Grid())
@@ -346,10 +378,10 @@ def test_what_is_refused_and_how(tmp_path):
         mo.distance(net, path, on=mo.Grid(3, 4))
     with pytest.raises(mo.ShapeError, match="for input 'x0' of shape"):
         mo.distance(net, path, on=mo.Grid([0, 0, 0], [1, 1, 1]))
+    with pytest.raises(mo.ShapeError, match="a grid of input 'y'; inputs are x0"):
+        mo.distance(net, path, on=mo.Grid({"y": (0, 1)}))
     with pytest.raises(mo.ArgumentError, match="kernels='cmsis'"):
         mo.distance(net, path, on=mo.Grid(0, 0, kernels="cmsis"))
-    with pytest.raises(mo.ArgumentError, match="decision"):
-        mo.equivalent(net, path, on=mo.Grid(), decision=True)
     with pytest.raises(mo.ShapeError, match="for a network with 3"):
         mo.distance(network(1, (3, 2, 2)), path, on=mo.Grid(0, 0))
     with pytest.raises(mo.ShapeError, match="outputs of"):
@@ -374,7 +406,18 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     assert "169 integer inputs (13 x 13)" in text
     assert run("equal", "f.onnx", "q.tflite", "--on", "grid:0,0.1", "--eps", "1")[0] == 0
     assert run("equal", "f.onnx", "q.tflite", "--on", "grid:0,0.1")[0] == 1
+    np.savez("box.npz", low=np.zeros(2), high=np.array([0.1, 0.02]))
+    code, text = run("distance", "f.onnx", "q.tflite", "--on", "grid:box.npz")
+    assert (code, "39 integer inputs (13 x 3)" in text) == (0, True)
+    Path("two.vnnlib").write_text(
+        "(declare-const X_0 Real)(declare-const X_1 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"
+        "(assert (>= X_0 0))(assert (<= X_0 1))(assert (>= X_1 0))(assert (<= X_1 1))"
+        "(assert (or (<= X_0 0.1) (>= X_0 0.9)))(assert (<= Y_0 0))"
+    )
     from moduli.interface.cli_support import failure
+
+    found = CliRunner().invoke(cli, ["distance", "f.onnx", "q.tflite", "--on", "grid:two.vnnlib"])
+    assert "means other inputs than a box" in failure(found.exception)[0]
 
     found = CliRunner().invoke(cli, ["distance", "f.onnx", "q.tflite", "--on", "grid"])
     said, code = failure(found.exception), found.exception.exit_code

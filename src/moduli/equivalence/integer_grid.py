@@ -63,6 +63,10 @@ class Points:
 
     def __init__(self, inputs: Sequence[IntegerInput], on: Grid) -> None:
         self.inputs = inputs
+        names = [given.name for given in inputs]
+        for name in on.box.named if on.box is not None else ():
+            if name not in names:
+                raise ShapeError(f"a grid of input {name!r}; inputs are {', '.join(names)}")
         ends = [_integers_within(given, on.box) for given in inputs]
         self.low = np.concatenate([low for low, _ in ends])
         self.high = np.concatenate([high for _, high in ends])
@@ -260,16 +264,20 @@ class Pair:
                 sides.append(_reals(net, self.points))
         self.sides = sides
 
-    def pieces(self, progress: Progress | None) -> Iterator[_Gaps]:
-        """Bounds of the difference of all outputs, piece by piece."""
+    def inputs(self, progress: Progress | None) -> Iterator[_Inputs]:
+        """All inputs, piece by piece."""
         for start in range(0, self.points.count, self.step):
             stop = min(start + self.step, self.points.count)
             integers = self.points.at(start, stop)
-            real = self.points.real(integers)
-            first, second = (side.ends(integers, real) for side in self.sides)
-            yield _Gaps(start, *_apart(first, second))
+            yield _Inputs(start, integers, self.points.real(integers))
             if progress is not None:
                 progress(stop, self.points.count, "integer inputs")
+
+    def pieces(self, progress: Progress | None) -> Iterator[_Gaps]:
+        """Bounds of the difference of all outputs, piece by piece."""
+        for start, integers, real in self.inputs(progress):
+            first, second = (side.ends(integers, real) for side in self.sides)
+            yield _Gaps(start, *_apart(first, second))
 
     def exact(self, number: int) -> list[Interval] | None:
         """Enclosures of the differences of all entries at an input, in rationals."""
@@ -279,6 +287,14 @@ class Pair:
         if found[0] is None or found[1] is None:
             return None
         return [_difference(p, q) for p, q in zip(found[0], found[1], strict=True)]
+
+
+class _Inputs(NamedTuple):
+    """Inputs from the one with a number on: integers by name, and the real numbers of each."""
+
+    start: int
+    integers: dict[str, Ints]
+    real: list[Array]
 
 
 class _Gaps(NamedTuple):
@@ -642,3 +658,159 @@ def equivalent(
     """Whether the largest difference is within `eps`."""
     found = distance(a, b, on, budget, progress)
     return GridEquivalence(_decided(found, eps), found, float(eps))
+
+
+# Decisions ------------------------------------------------------------------------------------------------------
+
+
+class Decided(NamedTuple):
+    """At how many inputs both decide in different ways, or may.
+
+    Attributes:
+        differ: inputs at which they do. open: at which nothing is known. number: of the first at which
+            they do; winners: the entries that are the largest there.
+    """
+
+    differ: int
+    open: int
+    number: int
+    winners: tuple[int, int]
+
+
+def decided(pair: Pair, progress: Progress | None = None) -> Decided:
+    """The largest entry of the only output of both, of equal ones the first, input by input."""
+    differ, unknown, number, winners, refined = 0, 0, -1, (-1, -1), 0
+    for start, integers, real in pair.inputs(progress):
+        found = [_winners(side, integers, real) for side in pair.sides]
+        for k in np.flatnonzero((found[0] < 0) | (found[1] < 0)):
+            if refined < REFINED:
+                refined += 1
+                for side, who in zip(pair.sides, found, strict=True):
+                    who[k] = _winner_at(side, pair.points, start + int(k)) if who[k] < 0 else who[k]
+        known = (found[0] >= 0) & (found[1] >= 0)
+        apart = np.flatnonzero(known & (found[0] != found[1]))
+        unknown += int((~known).sum())
+        differ += len(apart)
+        if number < 0 and len(apart):
+            number = start + int(apart[0])
+            winners = int(found[0][apart[0]]), int(found[1][apart[0]])
+    return Decided(differ, unknown, number, winners)
+
+
+def _winners(side: _Side, integers: Mapping[str, Ints], real: Sequence[Array]) -> Ints:
+    """The first of the largest entries at each input; -1 where bounds do not tell."""
+    outputs = side.ends(integers, real)
+    if len(outputs) != 1 or outputs[0][0].shape[1] < 2:
+        raise ArgumentError(
+            Asked("decision", True), ": networks of one output with several entries decide"
+        )
+    low, high = outputs[0]
+    best = low.argmax(axis=1)
+    rows = np.arange(len(low))
+    others = high.copy()
+    others[rows, best] = -np.inf
+    sure = low[rows, best] > others.max(axis=1)
+    exact = (low == high).all(axis=1)  # then the first of equal ones is
+    return np.asarray(np.where(sure | exact, best, -1))
+
+
+def _winner_at(side: _Side, points: Points, number: int) -> int:
+    """The same at one input in rational arithmetic."""
+    integers = points.at(number, number + 1)
+    found = side.exact(integers, points.real(integers))
+    if found is None:
+        return -1
+    best = max(range(len(found)), key=lambda k: found[k][0])
+    rest = [ends[1] for k, ends in enumerate(found) if k != best]
+    if all(low == high for low, high in found) or found[best][0] > max(rest):
+        return best
+    return -1
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GridDecision(Result):
+    """Whether two networks have the same largest output at all integer inputs of a device; of equal ones
+    the first counts, as in an argmax.
+
+    Attributes:
+        points: how many inputs there are. differ: at how many they decide in different ways. open: of
+            how many that is not known. witness: the first input at which they do, by name, and winners:
+            the outputs that are the largest there.
+    """
+
+    a: Network | Graph
+    b: Network | Graph
+    on: Grid
+    points: int
+    differ: int
+    open: int
+    witness: Mapping[str, Any] | None
+    winners: tuple[int, int]
+    rules: tuple[str, str]
+    said: str
+    kind: ClassVar[str] = "equal"
+
+    def __bool__(self) -> bool:
+        if self.status == "undecided":
+            raise Undecided(self.statement)
+        return self.status == "proved"
+
+    def check(self) -> bool:
+        """Run both at all inputs again."""
+        on = Grid(self.on.low, self.on.high, kernels=self.on.kernels)
+        again = decisions(self.a, self.b, on, self.points)
+        ours, theirs = ((x.status, x.points, x.differ, x.open, x.winners) for x in (self, again))
+        if ours != theirs:
+            raise CertificateRejected(f"said is {ours}, found {theirs}")
+        if self.status == "undecided":
+            return super().check()
+        return True
+
+    @property
+    def statement(self) -> str:
+        if self.differ:
+            counts = f"different largest outputs at {self.differ} of all {self.said}"
+        elif self.open:
+            counts = f"undecided at {self.open} of all {self.said}"
+        else:
+            counts = f"the same largest output at all {self.said}"
+        unsure = f", not known at {self.open}" if self.differ and self.open else ""
+        return f"{counts}{unsure}; {'; '.join(self.rules)}"
+
+    def asked(self) -> list[tuple[str, str]]:
+        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+
+    def facts(self) -> list[tuple[str, str]]:
+        rows = [("inputs", self.said), ("decided in different ways", str(self.differ))]
+        if self.open:
+            rows.append(("not known", str(self.open)))
+        if self.witness is not None:
+            rows += [(f"at {name}", _short(x)) for name, x in self.witness.items()]
+            rows.append(("largest there", f"output {self.winners[0]}, and {self.winners[1]}"))
+        return [*rows, ("first computed", self.rules[0]), ("second computed", self.rules[1])]
+
+    def data(self) -> dict[str, Any]:
+        shown = self.witness and {name: np.asarray(x).tolist() for name, x in self.witness.items()}
+        return {
+            "a": self.a.digest, "b": self.b.digest, "on": self.on.to_json(), "decision": True,
+            "points": self.points, "differ": self.differ, "open": self.open, "witness": shown,
+            "winners": list(self.winners) if self.witness is not None else None, "rules": list(self.rules),
+        }  # fmt: skip
+
+
+def decisions(
+    a: Network | Graph, b: Network | Graph, on: Grid, budget: int, progress: Progress | None = None
+) -> GridDecision:
+    """Whether both decide alike at all integer inputs."""
+    pair = Pair(a, b, on, budget)
+    found = decided(pair, progress)
+    status = "refuted" if found.differ else ("undecided" if found.open else "proved")
+    witness = None
+    if found.number >= 0:
+        real = pair.points.real(pair.points.at(found.number, found.number + 1))
+        names = [given.name for given in pair.points.inputs]
+        witness = {name: x[0] for name, x in zip(names, real, strict=True)}
+    return GridDecision(
+        status, a, b, on, pair.points.count, found.differ, found.open, witness, found.winners,
+        (pair.sides[0].said, pair.sides[1].said), pair.points.said,
+    )  # fmt: skip

@@ -256,8 +256,7 @@ def _domain_or_grid(text: str, kernels: str | None) -> Domain | Grid:
     if text == "grid":
         return mo.Grid(kernels=kernels)
     if text.startswith("grid:"):
-        box = _box(text[5:], "grid")
-        return mo.Grid(box.low, box.high, kernels=kernels)
+        return _grid_of(_box(text[5:], "grid"), text, kernels)
     if kernels is not None:
         raise ValueError(f"--kernels {kernels}: of --on grid alone")
     try:
@@ -268,6 +267,22 @@ def _domain_or_grid(text: str, kernels: str | None) -> Domain | Grid:
         raise ValueError(
             f"--on {text}: write {f'{DOMAINS} | {GRIDS}'.replace(' | ', ', ')}"
         ) from None
+
+
+def _grid_of(box: Box, text: str, kernels: str | None) -> Grid:
+    """The integers within a box."""
+    if box.notes or box.hull_of:
+        raise ValueError(
+            f"--on {text}: the file means other inputs than a box of them; write grid:LO,HI"
+        )
+    if box.named:
+        ends = {
+            name: tuple(end.reshape(part.shape or end.shape) for end in (part.low, part.high))
+            for name, part in box.named.items()
+        }
+        return mo.Grid(ends, kernels=kernels)
+    low, high = (end.reshape(box.shape or end.shape) for end in (box.low, box.high))
+    return mo.Grid(low, high, kernels=kernels)
 
 
 def _box(text: str, word: str = "box") -> Box:
@@ -860,7 +875,7 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
 @click.option(
     "--decision",
     is_flag=True,
-    help="Compare which output is the largest, not its value; with --on box.",
+    help="Compare which output is the largest, not its value; with --on box or grid.",
 )
 @_CERTIFICATE
 @_options("on_or_grid", "kernels", "workers", *_SEARCH, *_SOURCE)

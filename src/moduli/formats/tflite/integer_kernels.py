@@ -364,6 +364,9 @@ def _convolution(setting: _Setting) -> Compute:
     if deep:
         if weight.shape[0] != 1 or weight.shape[3] % x.shape[3]:
             raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {x.shape}")
+        multiplier = setting.options.get("depth_multiplier", 0)
+        if multiplier not in (0, weight.shape[3] // x.shape[3]):
+            raise UnsupportedModel(f"its depth multiplier is {multiplier}")
         size, groups = weight.shape[1:3], x.shape[3]
         rows = np.moveaxis(weight[0], 2, 0).reshape(weight.shape[3], -1, 1)
     else:
