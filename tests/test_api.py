@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quantised import convolutional, written
+from runtimes import Machine, computed
 
 import moduli as mo
 from moduli.common.exact_values import exact_arrays
@@ -819,3 +821,58 @@ def test_what_is_open_on_one_of_the_boxes_is_undecided():
         with pytest.raises(mo.Undecided):
             question(found)
     assert [glyph for _, glyph in found.rows()[-2:]] == ["= proved", "? undecided"]
+
+
+# As runtimes compute them ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [0.0, 0.05])
+def test_a_compression_bounds_what_runtimes_make_of_both(eps):
+    """No runtime of many is further off, beside an oracle that rounds one operation after another."""
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(6, 3)).astype(np.float32)
+    first[4:] = first[:2]
+    net = mo.Network.mlp(
+        first, [0.1, 0.2, 9.0, 0.4, 0.1, 0.2], rng.normal(size=(2, 6)).astype(np.float32), [0.3, -0.2],
+        activation="relu",
+    )  # fmt: skip
+    small = mo.compress(net, on=BOX, eps=eps, dtype="float32", budget=200)
+    assert small.network.units < net.units
+    assert small.computed is not None
+    assert small.computed.upper >= small.slack + small.computed.small.upper
+    seen = 0.0
+    for seed in range(12):
+        draw = np.random.default_rng(seed)
+        machines = [Machine("float32", draw) for _ in range(2)]
+        x = [Fraction(float(v)) for v in draw.uniform(-1, 1, 3).astype(np.float32)]
+        a, b = (
+            computed(part, machine, x)
+            for part, machine in zip((net, small.network), machines, strict=True)
+        )
+        seen = max(seen, *(float(abs(p - q)) for p, q in zip(a, b, strict=True)))
+    assert 0 < seen <= small.computed.upper
+    assert small.check()
+    forged = replace(small.computed.small, upper=small.computed.small.upper / 1e3)
+    with pytest.raises(mo.CertificateRejected):
+        replace(small, computed=replace(small.computed, small=forged)).check()
+    assert small.rounded("float32").computed is None or small.rounded("float32") is small
+    assert dict(small.rows())["in float32"].startswith("at most")
+    assert small.to_json()["computed"]["upper"] == small.computed.upper
+
+
+def test_a_graph_says_so_too_and_what_cannot_be_said_is_refused(tmp_path):
+    path = written(convolutional(np.random.default_rng(0)), tmp_path / "g.onnx")
+    graph = mo.compress(path, on=BOX, dtype="float32")
+    assert graph.computed.slack >= graph.slack
+    assert graph.computed.slack < graph.slack + 1e-9
+    assert math.isfinite(graph.computed.upper)
+    assert "in float32" in dict(graph.rows())
+    assert graph.check()
+    net = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
+    for given in ({}, {"on": mo.Gaussian(), "units": 1}, {"radius": 0.1}):
+        with pytest.raises(mo.ArgumentError, match="sizes of numbers decide"):
+            mo.compress(net, dtype="float32", **given)
+    with pytest.raises(mo.ArgumentError, match="float8"):
+        mo.compress(net, on=BOX, dtype="float8")
+    with pytest.raises(mo.ArgumentError, match="computes in float32"):
+        mo.compress(path, on=BOX, dtype="float64")

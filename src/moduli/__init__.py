@@ -14,7 +14,7 @@ _PLACES = {
     "Undecided UnsupportedModel",
     "kernel.network": "Layer Network",
     "kernel.slack": "Slack",
-    "common.domains": "Gaussian Samples",
+    "common.domains": "Gaussian Grid Samples",
     "common.graph": "Graph",
     "kernel.graph.certificate": "GraphCertificate",
     "formats": "load save",
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from .api import signature as signature
     from .api import symmetries as symmetries
     from .common.domains import Gaussian as Gaussian
+    from .common.domains import Grid as Grid
     from .common.domains import Samples as Samples
     from .common.graph import Graph as Graph
     from .compression.average.mean_field_limit import etf as etf

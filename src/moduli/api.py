@@ -22,7 +22,16 @@ from moduli.capacity.complexity_table import Complexity
 from moduli.capacity.graph_complexity import GraphComplexity
 from moduli.common.arguments import Reading, no_model, question
 from moduli.common.certificate_files import read_certificate
-from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Domain, Gaussian, Samples
+from moduli.common.domains import (
+    ON_ALL,
+    ON_BOX,
+    ON_GAUSSIAN,
+    ON_SAMPLES,
+    Domain,
+    Gaussian,
+    Grid,
+    Samples,
+)
 from moduli.common.graph import Graph
 from moduli.common.progress import Progress
 from moduli.common.result import AsComputed, Result, counted
@@ -90,10 +99,12 @@ from .equivalence import (
     graph_normal_form,
     graphs,
     group,
+    integer_grid,
     quantised_graphs,
 )
 from .equivalence.box_gap import Search
 from .equivalence.computed import Rounding
+from .equivalence.integer_grid import GridDecision, GridDistance, GridEquivalence
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
@@ -126,6 +137,7 @@ def compress(
     skip: bool = False,
     biases: bool = True,
     starts: int = 1,
+    dtype: str | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
 ) -> Compression | Narrowed | GraphCompression:
@@ -154,6 +166,9 @@ def compress(
     Up to 8 units a student is never worse than with one unit less, beyond that never worse than with
     8, 16, 32 ..., as long as an iteration takes a few milliseconds at most.
 
+    With `dtype` ("float32", ...), on a box, `.computed` bounds how far both are apart as runtimes of that
+    format compute them, as `check` does: slack, and the `rounding` of both.
+
     Raises:
         UnsupportedModel: the model cannot be read. ValueError: a goal that makes no sense there.
 
@@ -177,6 +192,57 @@ def compress(
         raise ArgumentError(
             other, ": that is for mean errors; give ", ON_GAUSSIAN, " or ", ON_SAMPLES
         )
+    if dtype is None:
+        return _compressed(
+            net,
+            on,
+            eps,
+            radius,
+            units,
+            budget,
+            seed,
+            executor,
+            skip,
+            biases,
+            starts,
+            progress,
+            reading,
+        )
+    if not isinstance(on, Box) or radius:
+        raise ArgumentError(
+            Asked("dtype", dtype), ": sizes of numbers decide, give ", ON_BOX, " for the inputs"
+        )
+    runtime = Runtime(dtype)
+    found = load(net, **reading)
+    computed.require_format(found, runtime)
+    small = _compressed(
+        found, on, eps, radius, units, budget, seed, executor, skip, biases, starts, progress, {}
+    )
+    assert isinstance(small, (Compression, GraphCompression))
+    if small.status == "undecided":
+        return small
+    return as_computed(small, on, dtype, budget)
+
+
+def as_computed(
+    small: Compression | GraphCompression, on: Box, dtype: str, budget: int
+) -> Compression | GraphCompression:
+    """A compression that says how far both are apart on a box as runtimes compute them; its certificate
+    is checked.
+    """
+    assert small.certificate is not None
+    verdict = check(
+        small.certificate, small.network, small.original, on=on, dtype=dtype, budget=budget
+    )
+    return replace(small, computed=verdict.computed)
+
+
+def _compressed(
+    net: Any, on: Domain, eps: float, radius: float, units: int | Sequence[int] | None, budget: int,
+    seed: int | np.random.Generator, executor: Executor | None, skip: bool, biases: bool,
+    starts: int, progress: Progress | None, reading: Reading,
+) -> Compression | Narrowed | GraphCompression:  # fmt: skip
+    """`compress`, as the domain wants it."""
     found = load(net, **reading) if _on_all_or_box(on, radius) else load_chain(net, **reading)
     if isinstance(found, Graph):
         box = on if isinstance(on, Box) else None
@@ -904,7 +970,7 @@ def equivalent(
     a: Any,
     b: Any,
     *,
-    on: Domain = None,
+    on: Domain | Grid = None,
     eps: float = 0.0,
     decision: bool = False,
     budget: int = 10_000,
@@ -912,7 +978,14 @@ def equivalent(
     executor: Executor | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Equivalence | GraphEquivalence | QuantisedDecision | BranchedEquivalence:
+) -> (
+    Equivalence
+    | GraphEquivalence
+    | QuantisedDecision
+    | BranchedEquivalence
+    | GridEquivalence
+    | GridDecision
+):
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
     Of outputs, behind the output map (softmax, ...), which must be the same: a bound before it is
@@ -933,6 +1006,10 @@ def equivalent(
     On a box that is the hull of several (a disjunction in a .vnnlib file): where the hull is not
     enough, on each of them, see `BranchedEquivalence`.
 
+    On a `Grid` one network computes in integers, and all its inputs are tried: see `distance`. With
+    `decision` the largest output is compared, of equal ones the first (`GridDecision.differ` counts
+    inputs at which it is another one).
+
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
     >>> mo.equivalent(a, mo.Network.mlp([[-1.0]], [0.0], [[-1.0]], [0.0])).status
@@ -952,10 +1029,10 @@ def equivalent(
             equivalent, a, b, eps=eps, decision=decision, budget=budget, seed=seed, executor=executor, progress=progress,
             **reading,
         )  # fmt: skip
-        answer: Equivalence | GraphEquivalence | QuantisedDecision | BranchedEquivalence = (
-            on_each_box(on, ask)
-        )
+        answer: Equivalence | BranchedEquivalence = on_each_box(on, ask)
         return answer
+    if isinstance(on, Grid):
+        return _on_grid(a, b, on, eps, decision, budget, progress, reading)
     if _on_all_or_box(on, 0.0):
         first, second = load_several([a, b], **reading)
         pair = _quantised((a, b), (first, second), on, reading) if decision else None
@@ -993,14 +1070,14 @@ def distance(
     a: Any,
     b: Any,
     *,
-    on: Domain = None,
+    on: Domain | Grid = None,
     tol: float | None = None,
     budget: int = 10_000,
     seed: int | np.random.Generator = 0,
     executor: Executor | None = None,
     progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Distance | GraphDistance:
+) -> Distance | GraphDistance | GridDistance:
     """The distance of two functions: sup over a box (or all inputs), root mean square under a
     Gaussian or on samples.
 
@@ -1024,8 +1101,16 @@ def distance(
     one is the other quantised, on a box: what rounding and cutting off do (`QuantisedDistance`, whose
     `.by_layer` says which of all roundings hurts most); chains of dense layers on parts of the box.
 
+    On a `Grid`, where at least one file computes in 8-bit integers (.tflite, or ONNX of operators such
+    as QLinearConv): all integers that it can be given are tried, at most `budget`. It is computed as
+    its device does, by declared rules; another one like it, too; what is none is enclosed over the
+    reals. The largest difference, exactly where the other network is a chain of dense layers that are
+    piecewise linear (`GridDistance.exact`), else within a bracket, and the input where it is.
+
     Raises:
         ShapeError: other inputs, outputs or output maps. ValueError: a `tol` that is none.
+        BudgetExhausted: more integer inputs than `budget`. UnsupportedModel: neither file computes in
+            integers by rules that are known; names what has none.
 
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], activation="relu")
@@ -1034,6 +1119,9 @@ def distance(
     >>> 0.99 < d.lower <= 1.0 <= d.upper < 1.01
     True
     """
+    if isinstance(on, Grid):
+        first, second = _for_grid(a, b, reading)
+        return integer_grid.distance(first, second, on, budget, progress)
     if _on_all_or_box(on, 0.0):
         first, second = load_several([a, b], **reading)
         pair = _quantised((a, b), (first, second), on, reading)
@@ -1106,6 +1194,27 @@ def rounding(
     runtime = Runtime(dtype, None if isinstance(order, str) else order, ulps)
     network = load_as_written(net, **reading)
     return computed.rounding(network, on, runtime, budget, seed, executor, progress)
+
+
+def _on_grid(
+    a: Any, b: Any, on: Grid, eps: float, decision: bool, budget: int,
+    progress: Progress | None, reading: Reading,
+) -> GridEquivalence | GridDecision:  # fmt: skip
+    """`equivalent` at all integer inputs."""
+    if not 0 <= eps < math.inf:
+        raise ArgumentError(Asked("eps", eps), ": a finite non-negative number is needed")
+    first, second = _for_grid(a, b, reading)
+    if decision:
+        return integer_grid.decisions(first, second, on, budget, progress)
+    return integer_grid.equivalent(first, second, on, eps, budget, progress)
+
+
+def _for_grid(a: Any, b: Any, reading: Reading) -> list[Network | Graph]:
+    """Two models, one of which may be a file of integers; a chain behind an output map as a graph."""
+    return [
+        graph_of(net) if isinstance(net, Network) and net.output_map != "identity" else net
+        for net in load_several([a, b], **reading)
+    ]
 
 
 def _quantised(

@@ -51,3 +51,16 @@ def test_how_they_are_shown():
 def test_what_is_no_domain(make, said):
     with pytest.raises(ShapeError, match=said):
         make()
+
+
+def test_grids_have_the_ends_of_boxes_or_none():
+    assert mo.Grid().box is None
+    assert repr(mo.Grid(0, 1, kernels="litert")) == "Grid(0, 1, kernels='litert')"
+    assert mo.Grid({"x": (0, [1, 2])}).box.named["x"].high.tolist() == [1, 2]
+    assert mo.Grid(0, 1).to_json() == {"grid": [0.0, 1.0], "kernels": None}
+    with pytest.raises(ShapeError, match="exceeds"):
+        mo.Grid(1, 0)
+    with pytest.raises(ShapeError, match="both ends or none"):
+        mo.Grid(None, 1)
+    with pytest.raises(ShapeError, match="no high end"):
+        mo.Grid(1)

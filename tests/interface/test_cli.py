@@ -188,7 +188,7 @@ def test_what_a_runtime_rounds(tmp_path):
 def test_two_files_as_they_are_computed(tmp_path):
     nearly_equal(tmp_path)
     box = ("--on", "box:-1,1")
-    answer("compress", "a.onnx", "-o", "s.onnx", "--dtype", "float32", *box, cwd=tmp_path)
+    answer("compress", "a.onnx", "-o", "s.onnx", "--stored", "float32", *box, cwd=tmp_path)
     files = ("check", "s.onnx.cert.json", "s.onnx", "a.onnx")
     found = answer(*files, "--dtype", "float32", cwd=tmp_path)["computed"]
     assert found["upper"] >= found["slack"] + found["small"] + found["large"] > 0
@@ -200,6 +200,31 @@ def test_two_files_as_they_are_computed(tmp_path):
     assert code == 2
     assert "sizes of numbers decide" in err
     assert answer(*everywhere, *box, cwd=tmp_path)["computed"]["upper"] > 0
+
+
+def test_a_compression_says_at_once_what_check_says_of_its_files(tmp_path):
+    """One option of one meaning in both commands; the type in which OUT is stored is another one."""
+    nearly_equal(tmp_path)
+    box = ("--on", "box:-1,1", "--dtype", "float32")
+    for out, *more in (("s.onnx",), ("t.onnx", "--stored", "float32"), ("u.onnx", "--eps", "0.01")):
+        said = answer("compress", "a.onnx", "-o", out, *more, *box, cwd=tmp_path)["computed"]
+        found = answer("check", f"{out}.cert.json", out, "a.onnx", *box, cwd=tmp_path)["computed"]
+        assert said == found
+        assert said["dtype"] == "float32"
+    assert "computed" not in answer("compress", "a.onnx", "-o", "v.onnx", cwd=tmp_path)
+    code, text, _ = moduli("compress", "a.onnx", "-o", "v.onnx", *box, cwd=tmp_path)
+    assert code == 0
+    assert "in float32" in text
+    for wrong, says in (
+        (("--dtype", "float32"), "sizes of numbers decide, give --on box:LO,HI"),
+        (("--dtype", "float32", "--on", "gaussian", "--units", "2"), "sizes of numbers decide"),
+        (("--dtype", "int8", "--on", "box:-1,1"), "--dtype int8"),
+        (("--stored", "float16"), "--stored"),
+    ):
+        code, out, err = moduli("compress", "a.onnx", "-o", "w.onnx", *wrong, cwd=tmp_path)
+        assert (code, out) == (2, "")
+        assert says in err
+        assert not (tmp_path / "w.onnx").exists()
 
 
 def test_a_quantised_file_beside_the_one_in_floats(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 from moduli.kernel.box import Box
 from moduli.kernel.errors import ArgumentError, Asked
 
-from .domains import ON_BOX, ON_GAUSSIAN, ON_SAMPLES, Gaussian, Samples
+from .domains import ON_BOX, ON_GAUSSIAN, ON_GRID, ON_SAMPLES, Gaussian, Grid, Samples
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -91,6 +91,10 @@ def _domain(value: Any) -> bool:
     return value is None or isinstance(value, (Box, Gaussian, Samples))
 
 
+def _domain_or_grid(value: Any) -> bool:
+    return _domain(value) or isinstance(value, Grid)
+
+
 def _demanded(value: Any) -> bool:
     return _domain(value) or isinstance(value, str)
 
@@ -132,6 +136,7 @@ BY_NAME = Word(
     _sizes_by_name,
     ("a whole number of hidden units is needed, or one for each block by its name",),
 )
+GRIDDED = Word(_domain_or_grid, (*WORDS["on"].needed, " or ", ON_GRID))
 DEMANDED = Word(_demanded, WORDS["on"].needed)
 
 
@@ -162,6 +167,8 @@ def question(verb: Callable[P, R]) -> Callable[P, R]:
     words = {name: WORDS[name] for name in WORDS if name in parameters}
     if "str" in kinds.get("on", ""):
         words["on"] = DEMANDED
+    if "Grid" in kinds.get("on", ""):
+        words["on"] = GRIDDED
     if "Mapping" in kinds.get("units", ""):
         words["units"] = BY_NAME
     if "seed" in words and "Generator" not in kinds["seed"]:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -78,10 +78,54 @@ class Samples:
         return f"Samples({len(self.x)} rows of {self.x.shape[1]})"
 
 
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """All inputs that a network of integers can be given: scale (q - zero) for each integer q of the type
+    of its input, with the scale and the zero point that its file has. Two networks are compared at each of
+    them, what computes in integers as its device does.
+
+    Args:
+        low, high: real ends, as of a `Box`; only integers that stand for numbers between them are tried.
+            Left out: all integers.
+        kernels: whose arithmetic, ``"tflite-micro"`` (as .tflite is computed where this is left out) or
+            ``"litert"``, ``"onnxruntime"`` of ONNX.
+
+    Raises:
+        ShapeError: as of a box.
+
+    >>> Grid(), Grid(0, 1), Grid({"image": (0, 1)})
+    (Grid(), Grid(0, 1), Grid({'image': (0, 1)}))
+    """
+
+    low: Any = None
+    high: Any = None
+    kernels: str | None = field(default=None, kw_only=True)
+    box: Box | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.low is None and self.high is None:
+            return
+        if self.low is None:
+            raise ShapeError("a grid has both ends or none; give Grid(low, high)")
+        object.__setattr__(self, "box", Box(self.low, self.high))
+
+    def to_json(self) -> Any:
+        """Both ends, and whose arithmetic."""
+        return {"grid": None if self.box is None else self.box.to_json(), "kernels": self.kernels}
+
+    def __repr__(self) -> str:
+        ends = "" if self.box is None else repr(self.box).removeprefix("Box(").removesuffix(")")
+        parts = [ends] if ends else []
+        if self.kernels is not None:
+            parts.append(f"kernels={self.kernels!r}")
+        return f"Grid({', '.join(parts)})"
+
+
 Domain = Box | Gaussian | Samples | None
 
 # What messages advise.
 ON_ALL = Asked("on", "all")
 ON_BOX = Asked("on", Box(-1, 1))
 ON_GAUSSIAN = Asked("on", Gaussian())
+ON_GRID = Asked("on", Grid())
 ON_SAMPLES = Asked("on", Samples, "Samples(x)")

@@ -17,6 +17,8 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Place, Transpose
 from moduli.kernel.network import Network
 
+from .integer_network import IntegerNetwork
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -86,6 +88,19 @@ class Source(ABC):
     @abstractmethod
     def save(self, path: Path) -> Path:
         """Write it."""
+
+    def on_device(self, kernels: str | None = None) -> IntegerNetwork:
+        """What it computes in integers, where it is a file of integers alone.
+
+        Args:
+            kernels: whose arithmetic, where several are known; others than its own are left aside.
+
+        Raises:
+            UnsupportedModel: it is no such file, or something in it has no rule; names that.
+        """
+        raise UnsupportedModel(
+            f"{self.where} is not computed in integers: that is known of .tflite and ONNX files of 8-bit integers"
+        )
 
     def result(self) -> Any:
         """What was read and is no file, as it is now: a module; None of files."""

@@ -58,7 +58,8 @@ class GraphCompression(WithSlack, Result):
             what an exact move would store.
         on: the box on which the outputs are the same; None for all inputs. refused: why axes that
             could lose units were left as they are. passed: values that moves pass by, and what is
-            read in place of each.
+            read in place of each. computed: how far both are apart as runtimes compute them, on the
+            box, where that was asked for.
     """
 
     network: Graph
@@ -70,6 +71,7 @@ class GraphCompression(WithSlack, Result):
     refused: tuple[str, ...] = ()
     rounded: int = 0
     passed: Mapping[str, str] = field(default_factory=dict)
+    computed: AsComputed | None = field(default=None, kw_only=True)
     kind: ClassVar[str] = "compress"
     optimal: ClassVar[bool] = False
 
@@ -87,7 +89,7 @@ class GraphCompression(WithSlack, Result):
         if listed(ranges) != listed(self.proof.ranges):
             raise CertificateRejected(f"the certificate is not about on={self.on!r}")
         self.proof.verify(self.network.model, self.original.model)
-        return True
+        return self.computed is None or self.computed.check()
 
     def save(self, path: str | Path) -> Path:
         return atomic_write(Path(path), encoded(self.proof.to_json()).encode())
@@ -197,6 +199,7 @@ class GraphCompression(WithSlack, Result):
                 else [("to go further", NEXT_OF_GRAPHS if self.on is None else NEXT_ON_BOX)]
             ),
             ("slack", _slack_words(self.proof.slack, self.rounded)),
+            *(self.computed.rows() if self.computed else []),
         ]
         if self.first_layer is not None:
             doubt = f": {SCALE}" if self.first_layer.suspicious else ""
@@ -219,6 +222,7 @@ class GraphCompression(WithSlack, Result):
             **_slack_data(self.proof.slack), "rounded": self.rounded, "more": self.more,
             "on": None if self.on is None else self.on.to_json(),
             "first_layer": None if self.first_layer is None else self.first_layer._asdict(),
+            **({"computed": self.computed.data()} if self.computed else {}),
         }  # fmt: skip
 
 

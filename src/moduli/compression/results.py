@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
 
-from moduli.common.result import Result
+from moduli.common.result import AsComputed, Result
 from moduli.kernel.box import Box
 from moduli.kernel.certificate import Certificate, proved
 from moduli.kernel.errors import Undecided
@@ -80,11 +80,13 @@ class Compression(WithSlack, Result):
         certificate: the proof.
         optimal: whether fewest units is proved, among the networks that `among` names.
         status: undecided where no float bounds what rounding changes.
+        computed: how far both are apart as runtimes compute them, on the box, where that was asked for.
     """
 
     network: Network
     original: Network
     proof: Certificate
+    computed: AsComputed | None = field(default=None, kw_only=True)
     kind: ClassVar[str] = "compress"
     names: ClassVar[dict[str, str]] = MOVES
     next_step: ClassVar[str] = NEXT
@@ -131,7 +133,7 @@ class Compression(WithSlack, Result):
         if self.status == "undecided":
             return super().check()
         proved(self.proof, self.network, self.original)
-        return True
+        return self.computed is None or self.computed.check()
 
     def rounded(self, dtype: str) -> Compression:
         """The same compression with parameters rounded to ``float32`` and the certificate of that
@@ -184,6 +186,7 @@ class Compression(WithSlack, Result):
                 f"{self.glyph} proved on all inputs" + (", up to the slack" if self.slack else ""),
             ),
             ("slack", f"<= {self.proof.slack}" if self.slack else "= 0 (nothing was rounded)"),
+            *(self.computed.rows() if self.computed else []),
         ]
 
     def data(self) -> dict[str, Any]:
@@ -196,6 +199,7 @@ class Compression(WithSlack, Result):
             "slack": None if slack.growth else slack.constant, "growth": slack.growth,
             "constant": slack.constant, "digest": self.network.digest,
             "original_digest": self.original.digest,
+            **({"computed": self.computed.data()} if self.computed else {}),
         }  # fmt: skip
 
 

@@ -351,6 +351,23 @@ def rounding(
     )  # fmt: skip
 
 
+def evaluated_within(graph: Graph, on: Box, ulps: float) -> float:
+    """How far what float64 makes of a graph, operator by operator, is from its function on a box, whatever
+    a runtime of its file computes in.
+
+    Raises:
+        Undecided: nothing is known; names the first node without a bound. ShapeError: the box does not fit.
+    """
+    if graph.source.sums:
+        names = ", ".join(sorted(graph.source.sums))
+        raise Undecided(f"{graph.source.where}: nobody says how {names} are added")
+    found = _Question(_model(graph), Runtime("float64", None, ulps), on).bound((-1,))
+    if not math.isfinite(found.upper):
+        where, why = (found.nodes and found.nodes.stopped) or ("a sum", "it may overflow")
+        raise Undecided(f"{graph.source.where}: no bound of rounding in float64: {where}: {why}")
+    return found.upper
+
+
 def _searched_all(question: _Question, graph: Graph) -> bool:
     """Whether the chain that was searched gives the only output."""
     chain = question.chain

@@ -274,6 +274,13 @@ def _winner(graph: Graph, feeds: Inputs) -> int | None:
     return best if (np.delete(ends.high, best) < ends.low[best]).all() else None
 
 
+def rounds_values(graph: Graph) -> bool:
+    """Whether it rounds values on the way to integers."""
+    return any(
+        getattr(node.op, "kind", "") in ("quantise", BY_ITS_RANGE) for node in graph.model.nodes
+    )
+
+
 def rounds(graph: Graph) -> bool:
     """Whether it rounds values on the way to integers, or holds numbers of few bits."""
     kinds = {getattr(node.op, "kind", "") for node in graph.model.nodes}

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moduli.common.graph import Graph, Source
+from moduli.common.graph import Graph, NotWritable, Source
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
-from . import torch_graph_operators  # noqa: F401  its handlers register themselves
+from . import (
+    torch_graph_operators,  # noqa: F401  its handlers register themselves
+    torch_quantised,
+)
 from .torch_copy import settled
 from .torch_graph_reader import TorchReader
 from .torch_modules import _brief, _same_random_numbers
@@ -49,6 +52,7 @@ class TorchSource(Source):
         self.module, self.example, self.modes = module, example, modes
         self.where = type(module).__name__
         self.program = exported(module, example)
+        self.quantised = torch_quantised.rounds(self.program)
         tensors = stored(self.program, module)
         self.reader = TorchReader(self.program, tensors)
         self.full = self.reader.read()
@@ -94,10 +98,13 @@ class TorchSource(Source):
             kind = kinds[spec.arg.name]
             flat.append(x.double() if kind.is_floating_point else x.to(kind))
         args, kwargs = _pytree.tree_unflatten(flat, program.call_spec.in_spec)
-        wide = copy.deepcopy(self.module).cpu().double()
         try:
             with quiet(), torch.no_grad():
-                found = wide(*args, **kwargs)
+                if self.quantised:
+                    found = torch_quantised.run_wide(program, flat)
+                else:
+                    wide = copy.deepcopy(self.module).cpu().double()
+                    found = wide(*args, **kwargs)
         except Exception as error:  # whatever the module raises
             raise UnsupportedModel(
                 f"{self.where} does not run in float64: {_brief(error)}"
@@ -113,6 +120,8 @@ class TorchSource(Source):
         Raises:
             NotWritable: `forward` does not let it be; names tensors whose sizes are in the way.
         """
+        if self.quantised:
+            raise NotWritable(f"{self.where} is quantised: read, and not written", ())
         source = Surgeon(self, wanted).smaller(self._again)
         return Graph(source.model, source)
 
@@ -170,6 +179,7 @@ def read_module(module: torch.nn.Module, sample_inputs: Any) -> Graph:
         raise UnsupportedModel(
             f"{name} has parameters without values (lazy, or on the meta device); load them first"
         )
+    torch_quantised.require_readable(module)
     modes = {path: part.training for path, part in module.named_modules()}
     plain, computed = settled(module)
     with _same_random_numbers(name):

@@ -43,7 +43,7 @@ from .cli_support import (
 )
 
 if TYPE_CHECKING:
-    from moduli.common.domains import Domain, Samples
+    from moduli.common.domains import Domain, Grid, Samples
     from moduli.common.graph import Graph
     from moduli.compression.average.students import ErrorCurve
     from moduli.compression.graph_results import GraphCompression
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from moduli.kernel.network import Network
 
 BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
+GRIDS = "grid | grid:LO,HI | 'grid:L1,...;H1,...' | grid:FILE.npz"
 DOMAINS = f"all | {BOXES} | gaussian | FILE.npz | FILE.npy | FILE.csv"
 TABLES = (".npz", ".npy", ".csv")
 ANSWER = {"refuted": 1, "undecided": 3}
@@ -154,6 +155,24 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
             metavar="D",
             help=f"Inputs that count: {DOMAINS}.",
         ),
+        "on_or_grid": click.option(
+            "--on",
+            default="all",
+            show_default=True,
+            metavar="D",
+            help=f"Inputs that count: {DOMAINS}; all integer inputs of a device: {GRIDS}.",
+        ),
+        "dtype": click.option(
+            "--dtype",
+            metavar="T",
+            help="On a box, also say how far both files are apart as runtimes compute them: "
+            "float32, float16, bfloat16, float64.",
+        ),
+        "kernels": click.option(
+            "--kernels",
+            metavar="K",
+            help="With --on grid, whose integer arithmetic: tflite-micro, litert, onnxruntime.",
+        ),
         "activation": click.option(
             "--activation",
             metavar="NAME",
@@ -232,8 +251,42 @@ def _domain(text: str) -> Domain:
     raise ValueError(f"--on {text}: write {DOMAINS.replace(' | ', ', ')}")
 
 
-def _box(text: str) -> Box:
-    """Read what follows box: on the command line."""
+def _domain_or_grid(text: str, kernels: str | None) -> Domain | Grid:
+    """Read D of the command line, where it may be all integer inputs of a device."""
+    if text == "grid":
+        return mo.Grid(kernels=kernels)
+    if text.startswith("grid:"):
+        return _grid_of(_box(text[5:], "grid"), text, kernels)
+    if kernels is not None:
+        raise ValueError(f"--kernels {kernels}: of --on grid alone")
+    try:
+        return _domain(text)
+    except ValueError:
+        if ":" in text or suffix_of(text)[0]:
+            raise
+        raise ValueError(
+            f"--on {text}: write {f'{DOMAINS} | {GRIDS}'.replace(' | ', ', ')}"
+        ) from None
+
+
+def _grid_of(box: Box, text: str, kernels: str | None) -> Grid:
+    """The integers within a box."""
+    if box.notes or box.hull_of:
+        raise ValueError(
+            f"--on {text}: the file means other inputs than a box of them; write grid:LO,HI"
+        )
+    if box.named:
+        ends = {
+            name: tuple(end.reshape(part.shape or end.shape) for end in (part.low, part.high))
+            for name, part in box.named.items()
+        }
+        return mo.Grid(ends, kernels=kernels)
+    low, high = (end.reshape(box.shape or end.shape) for end in (box.low, box.high))
+    return mo.Grid(low, high, kernels=kernels)
+
+
+def _box(text: str, word: str = "box") -> Box:
+    """Read what follows box: or grid: on the command line."""
     suffix, _ = suffix_of(text)
     if suffix == ".vnnlib":
         return mo.Box.from_vnnlib(text)
@@ -251,20 +304,21 @@ def _box(text: str) -> Box:
             raise ValueError
     except ValueError:
         raise ValueError(
-            f"--on box:{text}: write box:LO,HI for all inputs alike, 'box:L1,L2,...;H1,H2,...' for each its own (in quotes), "
-            "box:FILE.vnnlib, or box:FILE.npz with arrays low and high"
+            f"--on {word}:{text}: write {word}:LO,HI for all inputs alike, "
+            f"'{word}:L1,L2,...;H1,H2,...' for each its own (in quotes), "
+            f"{word}:FILE.vnnlib, or {word}:FILE.npz with arrays low and high"
         ) from None
     if len(low) == len(high) == 1 and low > high:
         raise ValueError(
-            f"--on box:{text}: {low[0]:g} exceeds {high[0]:g}; write box:{high[0]:g},{low[0]:g}"
+            f"--on {word}:{text}: {low[0]:g} exceeds {high[0]:g}; write {word}:{high[0]:g},{low[0]:g}"
         )
     try:
         return mo.Box(low if len(low) > 1 else low[0], high if len(high) > 1 else high[0])
     except mo.ShapeError as error:
-        raise ValueError(f"--on box:{text}: {error}") from None
+        raise ValueError(f"--on {word}:{text}: {error}") from None
 
 
-def _told(domain: Domain) -> dict[str, str]:
+def _told(domain: Domain | Grid) -> dict[str, str]:
     """What is to be said of a domain beside every answer: in which ways a box is larger than what
     was meant.
     """
@@ -364,7 +418,9 @@ def _several(names: Sequence[str]) -> str:
     help="Where the smaller model goes, with OUT.cert.json beside it.",
 )
 @click.option(
-    "--dtype", type=click.Choice(["float32", "float64"]), help="Of OUT; by default as MODEL."
+    "--stored",
+    type=click.Choice(["float32", "float64"]),
+    help="Type of the numbers in OUT; by default as in MODEL.",
 )
 @click.option(
     "--eps",
@@ -390,11 +446,11 @@ def _several(names: Sequence[str]) -> str:
     show_default=True,
     help="Rounds of random starts; with --units or --eps and --on.",
 )
-@_options("on", "workers", *_SEARCH, *_SOURCE)
+@_options("dtype", "on", "workers", *_SEARCH, *_SOURCE)
 def compress(
-    model: str, out: str, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
-    no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int,
-    budget: int, time_limit: float | None, **source: Any,
+    model: str, out: str, stored: str | None, dtype: str | None, on: str, eps: float, units: str | None, radius: float,
+    no_biases: bool, starts: int, workers: int, as_json: bool, quiet: bool, seed: int, budget: int,
+    time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Write a smaller model with the same function and its proof.
 
@@ -404,7 +460,7 @@ def compress(
 
     \b
     Example: moduli compress controller.onnx -o small.onnx
-    Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib
+    Example: moduli compress controller.onnx -o small.onnx --on box:property.vnnlib --dtype float32
     Example: moduli compress controller.onnx -o small.onnx --on data.npz --units 16
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
@@ -414,6 +470,7 @@ def compress(
 
     net, domain = _load_any(model, **source), _domain(on)
     _require_suffix(net, model, out)
+    stated = _stated(net, domain, dtype, radius, budget)
     searches = isinstance(domain, mo.Box) or radius > 0
     with bar(quiet) as progress, processes(workers) as executor:
         small, limits = within(
@@ -436,19 +493,42 @@ def compress(
         )
     told = {**_told(domain), **limits}
     if isinstance(small, GraphCompression):
-        if dtype is not None:
-            raise ValueError(f"--dtype {dtype}: a graph keeps the types of its file; leave it out")
+        if stored is not None:
+            raise ValueError(
+                f"--stored {stored}: a graph keeps the types of its file; leave it out"
+            )
         target, proof = _write_graph(small, Path(out))
-        return show(small, as_json, quiet, **told, written=str(target), proof=str(proof))
+        return show(stated(small), as_json, quiet, **told, written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
-        small = small.rounded(dtype or _type_of(net))
+        small = small.rounded(stored or _type_of(net))
         with writing(Path(out)):
-            target = mo.save(small.network, out, dtype=dtype or _type_of(net))
+            target = mo.save(small.network, out, dtype=stored or _type_of(net))
         return show(small, as_json, quiet, **told, written=str(target))
-    written, proof = _write(small, Path(out), dtype or _type_of(net))
-    show(written, as_json, quiet, **told, written=out, proof=str(proof))
+    written, proof = _write(small, Path(out), stored or _type_of(net))
+    show(stated(written), as_json, quiet, **told, written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
+
+
+def _stated(
+    net: Network | Graph, domain: Domain, dtype: str | None, radius: float, budget: int
+) -> Callable[[Any], Any]:
+    """What is said of a compression besides, once its files are written: how far both are apart as
+    runtimes compute them. What cannot be said is refused before the work.
+    """
+    if dtype is None:
+        return lambda small: small
+    from moduli.api import as_computed
+    from moduli.equivalence.computed import require_format
+    from moduli.kernel.runtime import Runtime
+
+    if not isinstance(domain, mo.Box) or radius:
+        raise ValueError(f"--dtype {dtype}: sizes of numbers decide, give --on box:LO,HI")
+    require_format(net, Runtime(dtype))
+    box = domain
+    return lambda small: (
+        small if small.status == "undecided" else as_computed(small, box, dtype, budget)
+    )
 
 
 def _require_suffix(net: Network | Graph, model: str, out: str) -> None:
@@ -692,12 +772,7 @@ def _radii(text: str | None) -> list[float] | None:
     "--radius", type=float, metavar="R", help="Accept claims about parameters within R of LARGE."
 )
 @click.option("--minimal", is_flag=True, help="Demand that fewest units are proved.")
-@click.option(
-    "--dtype",
-    metavar="T",
-    help="Say how far apart they are as runtimes compute them: float32, float16, bfloat16, float64.",
-)
-@_options("json", "quiet", *_SOURCE)
+@_options("dtype", "json", "quiet", *_SOURCE)
 def check(
     certificate: str, small: str, large: str, max_slack: float | None, on: str | None, radius: float | None, minimal: bool,
     dtype: str | None, as_json: bool, quiet: bool, **source: Any,
@@ -816,10 +891,10 @@ def _certificate_file(answer: Any, out: str | None) -> dict[str, str]:
 @click.option(
     "--decision",
     is_flag=True,
-    help="Compare which output is the largest, not its value; with --on box.",
+    help="Compare which output is the largest, not its value; with --on box or grid.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_SEARCH, *_SOURCE)
+@_options("on_or_grid", "kernels", "workers", *_SEARCH, *_SOURCE)
 def equal(
     a: str,
     b: str,
@@ -827,6 +902,7 @@ def equal(
     decision: bool,
     out: str | None,
     on: str,
+    kernels: str | None,
     workers: int,
     as_json: bool,
     quiet: bool,
@@ -841,9 +917,10 @@ def equal(
 
     \b
     Example: moduli equal controller.onnx small.onnx --eps 1e-6
+    Example: moduli equal model.int8.tflite smaller.int8.tflite --on grid
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        domain = _domain(on)
+        domain = _domain_or_grid(on, kernels)
         answer, limits = within(
             time_limit,
             budget,
@@ -859,6 +936,7 @@ def equal(
                 **_asked(**source),
             ),
             progress,
+            searches=not isinstance(domain, mo.Grid),
         )
     told = {**_told(domain), **limits}
     show(answer, as_json, quiet, **told, **_certificate_file(answer, out))
@@ -875,13 +953,14 @@ def equal(
     help="Stop when the upper end is at most 1 + T times the lower one.",
 )
 @_CERTIFICATE
-@_options("on", "workers", *_SEARCH, *_SOURCE)
+@_options("on_or_grid", "kernels", "workers", *_SEARCH, *_SOURCE)
 def distance(
     a: str,
     b: str,
     tol: float | None,
     out: str | None,
     on: str,
+    kernels: str | None,
     workers: int,
     as_json: bool,
     quiet: bool,
@@ -897,9 +976,10 @@ def distance(
 
     \b
     Example: moduli distance controller.onnx small.onnx --on box:-1,1
+    Example: moduli distance controller.onnx controller.int8.tflite --on grid --budget 65536
     """
     with bar(quiet) as progress, processes(workers) as executor:
-        domain = _domain(on)
+        domain = _domain_or_grid(on, kernels)
         answer, limits = within(
             time_limit,
             budget,
@@ -914,6 +994,7 @@ def distance(
                 **_asked(**source),
             ),
             progress,
+            searches=not isinstance(domain, mo.Grid),
         )
     told = {**_told(domain), **limits}
     show(answer, as_json, quiet, **told, **_certificate_file(answer, out))

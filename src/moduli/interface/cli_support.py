@@ -475,7 +475,7 @@ def option(asked: Asked) -> str:
 
 def _typed(asked: Asked) -> str:
     """What stands behind an option; nothing behind a flag."""
-    from moduli.common.domains import Gaussian, Samples
+    from moduli.common.domains import Gaussian, Grid, Samples
     from moduli.kernel.box import Box
 
     value = asked.value
@@ -483,6 +483,9 @@ def _typed(asked: Asked) -> str:
         return ""
     if isinstance(value, Box):
         return _typed_box(value)
+    if isinstance(value, Grid):
+        ends = "" if value.box is None else _typed_box(value.box).removeprefix("box")
+        return f"grid{ends}"
     domains = {type(None): "all", Box: "box", Gaussian: "gaussian", Samples: "FILE.npz"}
     kind = value if isinstance(value, type) else type(value)
     if kind in domains:

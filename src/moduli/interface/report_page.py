@@ -668,7 +668,7 @@ def _average(asked: ChainQuestions) -> Section:
         return Section(name, title, None, found.why)
     sizes = ",".join(map(str, found.units))
     typed: tuple[str, ...] = (
-        f"moduli compress {asked.name} -o small.onnx --dtype float64",
+        f"moduli compress {asked.name} -o small.onnx --stored float64",
         f"moduli curve small.onnx --on {asked.law_typed} --units {sizes} --seed {asked.seed}",
     )
     if asked.box is not None:

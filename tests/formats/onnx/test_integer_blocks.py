@@ -167,7 +167,7 @@ def test_what_is_refused(tmp_path):
     with pytest.raises(mo.Undecided, match="nobody says how a runtime computes MatMulNBits"):
         mo.rounding(path, on=BOX)
     graph = load_as_written(path)
-    with pytest.raises(UnsupportedModel, match=r"weights of four bits.*copy the file"):
+    with pytest.raises(UnsupportedModel, match=r"scale for each block.*copy the file"):
         mo.save(graph, tmp_path / "b.onnx")
     assert not (tmp_path / "b.onnx").exists()
     for other in (

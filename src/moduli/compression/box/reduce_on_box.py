@@ -63,7 +63,7 @@ class RegionalCompression(Compression):
         if small == self.network:
             return self
         proof = certify(self.original, self.proof.large_moves, small, region=self.proof.region)
-        return replace(self, network=small, proof=proof)
+        return replace(self, network=small, proof=proof, computed=None)
 
     @property
     def first_layer(self) -> FirstLayers | None:

@@ -79,7 +79,7 @@ class Within(Compression):
             raise CertificateRejected(
                 f"a difference up to {self.eps} is claimed, but only {found} is proved"
             )
-        return True
+        return self.computed is None or self.computed.check()
 
     def rounded(self, dtype: str) -> Within:
         """The same with parameters rounded to ``float32``; the tolerance grows where that costs
@@ -89,7 +89,8 @@ class Within(Compression):
         proof = certify(
             self.original, old.large_moves, small, region=old.region, changed=old.changed
         )
-        return replace(self, network=small, proof=proof, eps=max(self.eps, proof.slack.constant))
+        eps = max(self.eps, proof.slack.constant)
+        return replace(self, network=small, proof=proof, eps=eps, computed=None)
 
     @property
     def statement(self) -> str:
@@ -103,7 +104,7 @@ class Within(Compression):
             ("hidden units", f"{self.original.units} -> {self.network.units}"),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
             ("difference", f"<= {above(self.error, 3)} proved on the box (allowed: {self.eps:.3g})"),
-            ("boxes bounded", str(self.boxes)),
+            ("boxes bounded", str(self.boxes)), *(self.computed.rows() if self.computed else []),
         ]  # fmt: skip
 
     def data(self) -> dict[str, Any]:
@@ -114,6 +115,7 @@ class Within(Compression):
             "eps": self.eps, "error": self.error, "boxes": self.boxes,
             "box": {"low": self.on.low.tolist(), "high": self.on.high.tolist()},
             "digest": self.network.digest, "original_digest": self.original.digest,
+            **({"computed": self.computed.data()} if self.computed else {}),
         }  # fmt: skip
 
 

@@ -226,6 +226,21 @@ def widened_array(tensor: TensorProto, folder: Path | None) -> Any:
     return found.reshape(tuple(tensor.dims))
 
 
+def narrowed(array: Any, kind: int) -> Any:
+    """Integers of four bits as bytes, two in each, the lower bits first; see `widened_array`.
+
+    Raises:
+        UnsupportedModel: one needs more bits.
+    """
+    low = 0 if NARROW[kind] is np.uint8 else -8
+    if not ((array >= low) & (array <= low + 15)).all():
+        raise UnsupportedModel("an integer would need more than four bits")
+    half = array.astype(np.int8).view(np.uint8).ravel() & 15
+    if half.size % 2:
+        half = np.append(half, np.uint8(0))
+    return half[0::2] | half[1::2] << 4
+
+
 def stored_array(tensor: TensorProto, folder: Path | None) -> Any:
     """The stored array; its declared size is compared with its payload before anything is
     allocated.

@@ -26,6 +26,7 @@ from . import (  # noqa: F401  handlers register themselves
     operations,
 )
 from .graph_reader import GraphReader, skeleton, stored_arrays
+from .integer_kernels import RuntimeKernels
 from .nodes import OPS, kind_of
 from .reference import CannotRun, run_model
 from .surgery import Surgeon
@@ -41,7 +42,7 @@ INTEGER_WEIGHTS = (
 )
 DYNAMIC = "is quantised while it runs"
 INTEGERS = "computes with integers"
-BLOCKS = "has weights of four bits, or a scale for each block"
+BLOCKS = "has weights with a scale for each block"
 OVER_POSITIONS = {
     "Conv", "ConvTranspose", "MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool",
     "ConvInteger", "QLinearConv",
@@ -58,9 +59,10 @@ class OnnxSource(Source):
 
     def __init__(
         self, proto: Any, folder: Path | None, where: str, chain: Chain,
-        arrays: Mapping[str, Array] | None = None,
+        arrays: Mapping[str, Array] | None = None, narrow: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         self.where, self._chain = where, chain
+        self.narrow = dict(narrow or {})  # tensors that are stored in four bits, and their types
         self.external = any(t.data_location == t.EXTERNAL for t in proto.graph.initializer)
         self.read_only = ""  # why it cannot be written
         self.changed = False  # whether it is no longer what the source says
@@ -99,8 +101,11 @@ class OnnxSource(Source):
         """
         given, rounded, reasons = proto, frozenset[str](), list[str]()
         if integer_blocks.concerns(proto):
-            proto, self.sums = integer_blocks.written_out(proto, folder)
-            reasons.append(BLOCKS)
+            plain_blocks = integer_blocks.written_out(proto, folder)
+            proto, self.sums = plain_blocks.proto, plain_blocks.sums
+            self.narrow.update(plain_blocks.narrow)
+            if plain_blocks.changed:
+                reasons.append(BLOCKS)
         if integer_operators.concerns(proto):
             plain = integer_operators.written_out(proto, folder)
             if plain is not None:
@@ -131,6 +136,10 @@ class OnnxSource(Source):
                 pass
         return run_model(self.proto, self.reading.stored, feeds)
 
+    def on_device(self, kernels: str | None = None) -> RuntimeKernels:
+        proto = self.proto if self.as_given is None else self.as_given
+        return RuntimeKernels(proto, self.reading.stored, self.where)
+
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         if self.read_only:
             raise NotWritable(f"{self.where} {self.read_only}, and not written", ())
@@ -139,19 +148,44 @@ class OnnxSource(Source):
             proto = surgeon.model()
         except UnsupportedModel as error:  # the search leaves out what is in the way, by halves
             raise NotWritable(str(error), ()) from None
-        source = OnnxSource(proto, None, self.where, self._chain, surgeon.tensors)
+        there = {tensor.name for tensor in proto.graph.initializer}
+        narrow = {name: kind for name, kind in self.narrow.items() if name in there}
+        source = OnnxSource(proto, None, self.where, self._chain, surgeon.tensors, narrow)
         source.external, source.changed = self.external, True
+        source.sums = self.sums
+        if narrow:
+            source.require_same_again()
         return Graph(source.model, source)
+
+    def require_same_again(self) -> None:
+        """Refuse where the model is read as another graph once integers are in four bits again.
+
+        Raises:
+            NotWritable: it is.
+        """
+        try:
+            again = OnnxSource(self._whole(narrow=True), None, self.where, self._chain)
+            same = again.model.digest == self.model.digest
+        except UnsupportedModel as error:
+            raise NotWritable(f"{self.where}: {error}", ()) from None
+        if not same:
+            raise NotWritable(
+                f"{self.where} is read as another graph with integers of four bits", ()
+            )
 
     def chain(self) -> Network:
         return self._chain(self._whole()) if self.changed else self._chain()
 
-    def _whole(self) -> Any:
-        """The model with all its numbers."""
+    def _whole(self, narrow: bool = False) -> Any:
+        """The model with all its numbers; integers of four bits as bytes, or as their file has them."""
         proto = type(self.proto)()
         proto.CopyFrom(self.proto)
         for tensor in proto.graph.initializer:
-            tensor.raw_data = np.ascontiguousarray(self.reading.stored[tensor.name]).tobytes()
+            array = self.reading.stored[tensor.name]
+            if narrow and tensor.name in self.narrow:
+                tensor.data_type = self.narrow[tensor.name]
+                array = constants.narrowed(array, tensor.data_type)
+            tensor.raw_data = np.ascontiguousarray(array).tobytes()
         return proto
 
     def save(self, path: Path) -> Path:
@@ -171,6 +205,9 @@ class OnnxSource(Source):
         inside = list[memoryview]()
         for tensor in proto.graph.initializer:
             array = np.ascontiguousarray(self.reading.stored[tensor.name])
+            if tensor.name in self.narrow:
+                tensor.data_type = self.narrow[tensor.name]
+                array = constants.narrowed(array, tensor.data_type)
             raw = array.reshape(-1).view(np.uint8).data
             if not apart or len(raw) < EXTERNAL:
                 inside.append(raw)

@@ -5,12 +5,14 @@
 
 Neighbours become rows: q as [blocks, block_size], one s and z for each row, then a Reshape, and a
 Transpose where blocks went along another axis than the last. All are constants; what the file says is
-what is read, over the reals. Such a model is read, and not written.
+what is read, over the reals. Such a model is read, and not written. Where nothing has to be written out,
+integers of four bits are read as bytes, and written in four bits again.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,10 +32,17 @@ EXACT = (0, 1)  # levels of accuracy of MatMulNBits at which its input is not ro
 
 
 class WrittenOut(NamedTuple):
-    """A model with whole scales, and the operators of which nobody says how a runtime adds."""
+    """A model with whole scales and bytes.
+
+    Attributes:
+        sums: operators of which nobody says how a runtime adds. narrow: tensors that were stored in
+            four bits, and their types. changed: whether its nodes are others.
+    """
 
     proto: Any
     sums: frozenset[str]
+    narrow: Mapping[str, int]
+    changed: bool
 
 
 def concerns(proto: Any) -> bool:
@@ -67,11 +76,13 @@ def written_out(proto: Any, folder: Path | None) -> WrittenOut:
     made = type(proto)()
     made.CopyFrom(proto)
     work = _Work(made, folder)
-    nodes = list[Any]()
+    nodes, changed = list[Any](), False
     for each in made.graph.node:
-        nodes += work.block(each) or work.product(each) or [each]
+        others = work.block(each) or work.product(each)
+        changed |= others is not None
+        nodes += others or [each]
     work.replace(nodes)
-    return WrittenOut(made, frozenset(work.sums))
+    return WrittenOut(made, frozenset(work.sums), work.narrow, changed)
 
 
 def _is_block(node: Any) -> bool:
@@ -89,6 +100,7 @@ class _Work(Draft):
         narrow = {t.name for t in self.graph.initializer if t.data_type in NARROW}
         if narrow:
             self._refuse(narrow)
+        self.narrow = {name: self.stored[name].data_type for name in sorted(narrow)}
         for name in sorted(narrow):
             self.put(self.stored[name], widened_array(self.stored[name], folder))
 

@@ -17,6 +17,7 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.network import Network
 
 from .contents import Contents
+from .integer_kernels import MICRO, RULES, ReferenceKernels
 from .operators import HANDLERS, follow
 from .rewriting import Rewriter
 from .translation import CHANNELS_FIRST, Translation
@@ -73,6 +74,10 @@ class TfliteSource(Source):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.onnx.run(feeds)
+
+    def on_device(self, kernels: str | None = None) -> ReferenceKernels:
+        own = kernels if kernels in RULES else MICRO
+        return ReferenceKernels(self.translation.contents, own)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         smaller = self.onnx.rewritten(wanted, renamed).source

@@ -1,0 +1,195 @@
+"""Models of operators on 8-bit integers, bit by bit beside onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from moduli.formats.onnx.integer_kernels import RuntimeKernels
+from moduli.kernel.errors import UnsupportedModel
+
+RNG = np.random.default_rng(1)
+KINDS = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8, "float32": TensorProto.FLOAT}
+
+
+def weights(*shape: int, dtype: Any = np.int8) -> Any:
+    """Of 7 bits: some processors add pairs of products in 16 bits."""
+    return RNG.integers(-63, 64, shape).astype(dtype)
+
+
+class Model:
+    """A model of integers; scales and zero points stand behind their tensors' names."""
+
+    def __init__(
+        self, shape: Any, dtype: str = "uint8", scale: float = 0.05, zero: int = 7
+    ) -> None:
+        self.nodes: list[Any] = []
+        self.arrays: dict[str, Any] = {}
+        self.shape, self.dtype = shape, dtype
+        self.x = ["x", *self.scale("x", scale, zero)]
+
+    def store(self, name: str, array: Any) -> str:
+        self.arrays[name] = np.asarray(array)
+        return name
+
+    def scale(self, name: str, scale: Any, zero: Any, dtype: str = "") -> list[str]:
+        step = np.asarray(scale, dtype=np.float32)
+        point = np.broadcast_to(np.asarray(zero), step.shape).astype(dtype or self.dtype)
+        return [self.store(f"{name}:s", step), self.store(f"{name}:z", point)]
+
+    def weight(self, name: str, array: Any, scale: Any, zero: Any = 0) -> list[str]:
+        return [self.store(name, array), *self.scale(name, scale, zero, array.dtype.name)]
+
+    def add(self, kind: str, inputs: list[str], output: str, **given: Any) -> str:
+        domain = "com.microsoft" if kind == "QGemm" else ""
+        self.nodes.append(helper.make_node(kind, inputs, [output], output, domain=domain, **given))
+        return output
+
+    def model(self, output: str, given: str = "", last: str = "") -> Any:
+        graph = helper.make_graph(
+            self.nodes, "g",
+            [helper.make_tensor_value_info("x", KINDS[given or self.dtype], ["n", *self.shape])],
+            [helper.make_tensor_value_info(output, KINDS[last or self.dtype], None)],
+            [numpy_helper.from_array(a, name) for name, a in self.arrays.items()],
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+    def points(self, count: int) -> Any:
+        limits = np.iinfo(self.dtype)
+        return RNG.integers(limits.min, limits.max + 1, (count, *self.shape)).astype(self.dtype)
+
+
+def network(model: Any) -> RuntimeKernels:
+    arrays = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    return RuntimeKernels(model, arrays, "made.onnx")
+
+
+def same(model: Any, points: Any) -> Any:
+    """Real outputs, which are those of onnxruntime."""
+    (found,) = network(model).run({"x": points[:, None].astype(np.int64)})
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (wanted,) = session.run(None, {"x": points})
+    return found.reshape(wanted.shape), wanted
+
+
+def equal(model: Any, points: Any, scale: float, zero: int) -> Any:
+    found, wanted = same(model, points)
+    integers = np.rint(found / float(np.float32(scale)) + zero).astype(int)
+    assert np.array_equal(integers, wanted)
+    return integers
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("per_unit", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions(dtype, per_unit, groups):
+    m = Model((4, 6, 5), dtype, 0.05, 100 if dtype == "uint8" else -100)
+    scale = RNG.uniform(0.005, 0.02, 6) if per_unit else 0.01
+    w = m.weight("w", weights(6, 4 // groups, 3, 2), scale)
+    bias = m.store("b", RNG.integers(-900, 900, 6).astype(np.int32))
+    end = m.scale("y", 0.11, 3)
+    m.add(
+        "QLinearConv",
+        [*m.x, *w, *end, bias],
+        "y",
+        group=groups,
+        pads=[1, 0, 2, 1],
+        strides=[2, 1],
+        dilations=[1, 2],
+    )
+    found = equal(m.model("y"), m.points(60), 0.11, 3)
+    assert len(np.unique(found)) > 30
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+@pytest.mark.parametrize("zero", [0, 9])
+def test_matrix_products_and_dense_layers(dtype, zero):
+    m = Model((20,), dtype, 0.05, 11)
+    first, second = m.scale("h", 0.15, 50), m.scale("y", 0.5, 30)
+    m.add("QLinearMatMul", [*m.x, *m.weight("w", weights(20, 8), 0.01, zero), *first], "h")
+    bias = m.store("b", RNG.integers(-900, 900, 6).astype(np.int32))
+    v = m.weight("v", weights(6, 8), RNG.uniform(0.01, 0.03, 6))
+    m.add("QGemm", ["h", *first, *v, bias, *second], "y", transB=1)
+    found = equal(m.model("y"), m.points(500), 0.5, 30)
+    assert len(np.unique(found)) > 20
+
+
+def test_halves_are_rounded_to_even_integers():
+    """One weight of 1 and scales that are powers of two: each second sum is half-way."""
+    m = Model((1,), "uint8", 1.0, 128)
+    m.add(
+        "QLinearMatMul",
+        [*m.x, *m.weight("w", np.array([[1]], np.int8), 1.0), *m.scale("y", 2.0, 100)],
+        "y",
+    )
+    points = np.arange(256).astype(np.uint8).reshape(-1, 1)
+    found = equal(m.model("y"), points, 2.0, 100)
+    assert found[[127, 129, 131, 133], 0].tolist() == [100, 100, 102, 102]  # -1/2, 1/2, 3/2, 5/2
+
+
+def test_what_is_cut_off_at_both_ends():
+    m = Model((20,), "int8", 0.05, -5)
+    m.add(
+        "QLinearMatMul", [*m.x, *m.weight("w", weights(20, 8), 0.01), *m.scale("y", 0.02, -90)], "y"
+    )
+    found = equal(m.model("y"), m.points(300), 0.02, -90)
+    assert {-128, 127} <= set(found.ravel().tolist())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_what_moves_integers_and_ends_in_floats(dtype):
+    m = Model((2, 4, 4), dtype, 0.05, 11)
+    m.add("QuantizeLinear", ["x", *m.x[1:]], "q")
+    m.add("MaxPool", ["q"], "p", kernel_shape=[2, 2], strides=[1, 2], pads=[1, 0, 0, 0])
+    m.add("Transpose", ["p"], "t", perm=[0, 2, 3, 1])
+    m.add("Reshape", ["t", m.store("shape", np.array([0, -1, 4], np.int64))], "r")
+    m.add("Flatten", ["r"], "f")
+    m.add("DequantizeLinear", ["f", *m.x[1:]], "y")
+    model = m.model("y", "float32", "float32")
+    points = m.points(40)
+    real = (np.float32(0.05) * (points.astype(np.float32) - 11)).astype(np.float32)
+    (found,) = network(model).run({"x": points[:, None].astype(np.int64)})
+    (wanted,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": real})
+    assert np.array_equal(found.reshape(wanted.shape), wanted.astype(float))
+    (given,) = network(model).inputs
+    assert given.floating
+    assert (given.shape, given.zero) == ((1, 2, 4, 4), 11)
+
+
+def refused(m: Model, output: str = "y", given: str = "", last: str = "") -> str:
+    with pytest.raises(UnsupportedModel) as caught:
+        network(m.model(output, given, last))
+    return str(caught.value)
+
+
+def test_what_has_no_rule_is_named():
+    m = Model((4,))
+    m.add("QuantizeLinear", ["x", *m.x[1:]], "q")
+    m.add("DequantizeLinear", ["q", *m.x[1:]], "r")
+    m.add("Relu", ["r"], "y")
+    assert "DequantizeLinear (r) has no rule" in refused(m, given="float32", last="float32")
+    m = Model((4,))
+    m.add("Relu", ["x"], "y")
+    assert "input 'x' is read with several scales, or none" in refused(m)
+    m = Model((4,))
+    m.add("Relu", ["x"], "y")
+    assert "input 'x' is read in floats" in refused(m, given="float32", last="float32")
+    m = Model((4,))
+    w = m.weight("w", np.full((4, 2), 127, np.int8), 0.01)
+    bias = m.store("b", np.array([0, 2**31 - 1 - 4 * 127 * 248 + 1], np.int32))
+    m.add("QGemm", [*m.x, *w, bias, *m.scale("y", 1e5, 0)], "y")
+    assert "the sum of unit 1 may reach 2147483648" in refused(m)
+    m = Model((4,))
+    h = m.scale("h", 0.1, 0)
+    m.add("QLinearMatMul", [*m.x, *m.weight("w", weights(4, 4), 0.01), *h], "h")
+    m.add(
+        "QLinearMatMul",
+        ["h", *m.scale("other", 0.2, 0), *m.weight("v", weights(4, 4), 0.01), *h],
+        "y",
+    )
+    assert "'h' is read with another scale" in refused(m)

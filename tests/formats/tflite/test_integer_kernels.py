@@ -1,0 +1,301 @@
+"""Files of 8-bit integers, bit by bit beside LiteRT's reference kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("tflite")
+pytest.importorskip("ai_edge_litert")
+
+from lite import reference
+from tflite_models import File
+
+from moduli.formats.tflite.contents import Contents
+from moduli.formats.tflite.integer_kernels import LITERT, MICRO, ReferenceKernels
+from moduli.kernel.errors import UnsupportedModel
+
+RNG = np.random.default_rng(0)
+ALL = np.arange(-128, 128).astype(np.int8)
+POINTS = 400
+SAME, VALID = 0, 1
+
+
+def bytes_(*shape: int) -> Any:
+    return RNG.integers(-128, 128, shape).astype(np.int8)
+
+
+def computed(data: bytes, *inputs: Any, kernels: str = LITERT) -> Any:
+    """The integers that come out."""
+    contents = Contents(data, "made.tflite")
+    network = ReferenceKernels(contents, kernels)
+    given = zip(network.inputs, inputs, strict=True)
+    (found,) = network.run({x.name: q.astype(np.int64) for x, q in given})
+    last = contents.tensors[contents.outputs[0]]
+    return np.rint(found / float(last.scale[0]) + int(last.zero[0])).astype(int)
+
+
+def same(data: bytes, *inputs: Any) -> Any:
+    """What comes out, which is what LiteRT's reference kernels give."""
+    found = computed(data, *inputs)
+    assert np.array_equal(found, reference(data, *inputs))
+    return found
+
+
+def dense(scales: Any, zeros: Any, per_unit: bool = False, bias: bool = True, act: int = 0) -> File:
+    """A dense layer from 20 to 7: scales and zero points of input, weights and output."""
+    f = File()
+    s = np.float32(scales[1]) * (RNG.uniform(0.5, 1.5, 7) if per_unit else 1.0)
+    x = f.input(1, 20, dtype="int8", scale=scales[0], zero=zeros[0])
+    w = f.stored(bytes_(7, 20), scale=s, zero=zeros[1], axis=0)
+    both = np.float32(scales[0]) * np.asarray(s)
+    b = [f.stored(RNG.integers(-9000, 9000, 7).astype(np.int32), scale=both)] if bias else []
+    y = f.value(1, 7, dtype="int8", scale=scales[2], zero=zeros[2])
+    f.outputs = [
+        f.add("FULLY_CONNECTED", [x, w, *b], y, "FullyConnected", FusedActivationFunction=act)
+    ]
+    return f
+
+
+@pytest.mark.parametrize("per_unit", [False, True])
+@pytest.mark.parametrize("zeros", [(-128, 0, -128), (127, 0, 5), (-3, 0, 90)])
+@pytest.mark.parametrize("act", [0, 1, 3])
+def test_dense_layers(per_unit, zeros, act):
+    found = same(dense((0.02, 0.01, 0.3), zeros, per_unit, act=act).write(), bytes_(POINTS, 1, 20))
+    assert len(np.unique(found)) > 3
+
+
+def test_dense_layers_with_a_zero_point_of_weights_and_without_bias():
+    same(dense((0.02, 0.01, 0.3), (4, -9, 0), bias=False).write(), bytes_(POINTS, 1, 20))
+
+
+def test_outputs_that_are_cut_off():
+    found = same(dense((0.2, 0.1, 0.3), (4, 0, -100)).write(), bytes_(POINTS, 1, 20))
+    assert {-128, 127} <= set(np.unique(found).tolist())
+
+
+def pointwise(kind: str, weight: Any, scales: Any, bias: Any, step: float) -> File:
+    """A layer of 20 inputs as a convolution or as a dense one, of the same numbers."""
+    f = File()
+    front = (1, 1, 1) if kind == "CONV_2D" else (1,)
+    x = f.input(*front, 20, dtype="int8", scale=0.02, zero=-7)
+    shape = (7, 1, 1, 20) if kind == "CONV_2D" else (7, 20)
+    w = f.stored(weight.reshape(shape), scale=scales, axis=0)
+    b = f.stored(bias, scale=np.float32(0.02) * scales)
+    y = f.value(*front, 7, dtype="int8", scale=step, zero=11)
+    options = {"StrideW": 1, "StrideH": 1} if kind == "CONV_2D" else {}
+    name = "Conv2D" if kind == "CONV_2D" else "FullyConnected"
+    f.outputs = [f.add(kind, [x, w, b], y, name, **options)]
+    return f
+
+
+def test_dense_layers_of_microcontrollers_round_as_convolutions_do():
+    """They multiply in fixed point, where LiteRT's dense layers use float64: convolutions do so in both."""
+    points, differ = bytes_(12_000, 20), 0
+    for step in (0.37, 0.11, 0.6):
+        scales = np.float32(RNG.uniform(0.005, 0.02, 7))
+        parts = bytes_(7, 20), scales, RNG.integers(-9000, 9000, 7).astype(np.int32), step
+        conv, full = (pointwise(kind, *parts).write() for kind in ("CONV_2D", "FULLY_CONNECTED"))
+        wanted = reference(conv, points.reshape(-1, 1, 1, 1, 20)).reshape(-1, 7)
+        found = computed(full, points.reshape(-1, 1, 20), kernels=MICRO).reshape(-1, 7)
+        assert np.array_equal(found, wanted)
+        other = computed(full, points.reshape(-1, 1, 20)).reshape(-1, 7)
+        differ += int((found != other).sum())
+    assert differ > 0  # the rules are not the same
+
+
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(
+    ("padding", "stride", "dilation"), [(SAME, 1, 1), (SAME, 2, 1), (VALID, 2, 1), (VALID, 1, 2)]
+)
+def test_convolutions(deep, padding, stride, dilation):
+    f = File()
+    x = f.input(1, 6, 7, 4, dtype="int8", scale=0.03, zero=-9)
+    shape = (1, 3, 3, 8) if deep else (8, 3, 3, 4)
+    s = np.float32(RNG.uniform(0.002, 0.01, 8))
+    w = f.stored(bytes_(*shape), scale=s, axis=3 if deep else 0)
+    b = f.stored(RNG.integers(-900, 900, 8).astype(np.int32), scale=np.float32(0.03) * s)
+    reach = 2 * dilation
+    sizes = [-(-(n if padding == SAME else n - reach) // stride) for n in (6, 7)]
+    more = {"DepthMultiplier": 2} if deep else {}
+    y = f.add(
+        "DEPTHWISE_CONV_2D" if deep else "CONV_2D", [x, w, b],
+        f.value(1, *sizes, 8, dtype="int8", scale=0.1, zero=6), "DepthwiseConv2D" if deep else "Conv2D",
+        Padding=padding, StrideW=stride, StrideH=stride, DilationWFactor=dilation,
+        DilationHFactor=dilation, FusedActivationFunction=3, **more,
+    )  # fmt: skip
+    found = same(f.write(y), bytes_(100, 1, 6, 7, 4))
+    assert len(np.unique(found)) > 3
+
+
+@pytest.mark.parametrize("kind", ["ADD", "SUB", "MUL"])
+@pytest.mark.parametrize(
+    ("scales", "zeros"),
+    [((0.02, 0.05, 0.07), (-128, 3, -5)), ((0.1, 0.1, 0.1), (0, 0, 0)), ((0.3, 0.004, 0.31), (127, -128, 60))],
+)  # fmt: skip
+def test_two_operands_at_all_pairs(kind, scales, zeros):
+    f = File()
+    a, b = (f.input(1, 256, dtype="int8", scale=scales[k], zero=zeros[k]) for k in range(2))
+    step = scales[2] / (8 if kind == "MUL" else 1)
+    y = f.value(1, 256, dtype="int8", scale=step, zero=zeros[2])
+    f.add(kind, [a, b], y, kind.title(), FusedActivationFunction=0)
+    rows, columns = (x.reshape(256, 1, 256) for x in np.meshgrid(ALL, ALL))
+    same(f.write(y), rows.astype(np.int8), columns.astype(np.int8))
+
+
+@pytest.mark.parametrize("kind", ["RELU", "RELU6", "RELU_N1_TO_1", "LOGISTIC", "QUANTIZE"])
+@pytest.mark.parametrize(("scale", "zero"), [(0.004, -128), (0.05, 3), (0.25, 127), (1.0, -3)])
+def test_functions_at_all_integers(kind, scale, zero):
+    f = File()
+    x = f.input(1, 256, dtype="int8", scale=scale, zero=zero)
+    ends = {"scale": scale, "zero": zero}
+    if kind == "LOGISTIC":
+        ends = {"scale": 1 / 256, "zero": -128}
+    elif kind in ("RELU", "QUANTIZE"):
+        ends = {"scale": scale * 0.37, "zero": -40}
+    y = f.add(kind, [x], f.value(1, 256, dtype="int8", **ends))
+    same(f.write(y), ALL.reshape(1, 1, 256))
+
+
+@pytest.mark.parametrize(
+    ("scale", "beta"), [(0.003, 1.0), (0.05, 1.0), (0.3, 0.5), (1.0, 1.0), (4.0, 2.0)]
+)
+def test_shares(scale, beta):
+    f = File()
+    x = f.input(1, 9, dtype="int8", scale=scale, zero=17)
+    y = f.add(
+        "SOFTMAX", [x], f.value(1, 9, dtype="int8", scale=1 / 256, zero=-128), "Softmax", Beta=beta
+    )
+    points = np.concatenate([bytes_(POINTS, 1, 9), bytes_(POINTS, 1, 9) // 20])
+    same(f.write(y), points.astype(np.int8))
+
+
+@pytest.mark.parametrize("kind", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
+@pytest.mark.parametrize("padding", [SAME, VALID])
+def test_pools(kind, padding):
+    f = File()
+    x = f.input(1, 5, 6, 3, dtype="int8", scale=0.1, zero=-7)
+    sizes = [-(-(n if padding == SAME else n - 2) // 2) for n in (5, 6)]
+    y = f.add(
+        kind, [x], f.value(1, *sizes, 3, dtype="int8", scale=0.1, zero=-7), "Pool2D", Padding=padding,
+        StrideW=2, StrideH=2, FilterWidth=3, FilterHeight=3, FusedActivationFunction=padding,
+    )  # fmt: skip
+    same(f.write(y), bytes_(100, 1, 5, 6, 3))
+
+
+def test_what_only_moves_integers():
+    f = File()
+    ends = {"dtype": "int8", "scale": 0.1, "zero": -7}
+    x = f.input(1, 2, 3, 4, **ends)
+    padded = f.add(
+        "PAD",
+        [x, f.stored(np.array([[0, 0], [1, 0], [0, 2], [0, 0]], np.int32))],
+        f.value(1, 3, 5, 4, **ends),
+    )
+    turned = f.add(
+        "TRANSPOSE",
+        [padded, f.stored(np.array([0, 2, 1, 3], np.int32))],
+        f.value(1, 5, 3, 4, **ends),
+    )
+    joined = f.add(
+        "CONCATENATION", [turned, turned], f.value(1, 5, 3, 8, **ends), "Concatenation", Axis=-1
+    )
+    y = f.add("RESHAPE", [joined, f.stored(np.array([1, 120], np.int32))], f.value(1, 120, **ends))
+    same(f.write(y), bytes_(50, 1, 2, 3, 4))
+
+
+def test_ends_in_floats_and_in_bytes_without_sign():
+    """Floats are rounded to integers at once; bytes without a sign are moved by 128."""
+    f = File()
+    x = f.input(1, 256)
+    q = f.add("QUANTIZE", [x], f.value(1, 256, dtype="int8", scale=0.3, zero=5))
+    r = f.add("RELU", [q], f.value(1, 256, dtype="int8", scale=0.2, zero=-128))
+    y = f.add("DEQUANTIZE", [r], f.value(1, 256))
+    data = f.write(y)
+    network = ReferenceKernels(Contents(data, "made.tflite"), LITERT)
+    (given,) = network.inputs
+    assert given.floating
+    assert (given.scale, given.zero) == (float(np.float32(0.3)), 5)
+    real = (given.scale * (ALL.astype(float) - given.zero)).astype(np.float32)
+    (found,) = network.run({given.name: ALL.reshape(1, 1, 256).astype(np.int64)})
+    assert np.array_equal(found, reference(data, real.reshape(1, 1, 256)).astype(float))
+    f = File()
+    x = f.input(1, 256, dtype="uint8", scale=0.3, zero=133)
+    q = f.add("QUANTIZE", [x], f.value(1, 256, dtype="int8", scale=0.3, zero=5))
+    y = f.add("QUANTIZE", [q], f.value(1, 256, dtype="uint8", scale=0.4, zero=0))
+    same(f.write(y), np.arange(256).astype(np.uint8).reshape(1, 1, 256))
+
+
+def test_the_person_detector_of_mlperf_tiny_bit_by_bit(shared):
+    data = (shared / "models" / "graph" / "vww_96_int8.tflite").read_bytes()
+    images = np.clip(
+        bytes_(4, 1, 96, 96, 3) // 3 + RNG.integers(-60, 60, (4, 1, 1, 1, 1)), -128, 127
+    )
+    same(data, images.astype(np.int8))
+
+
+# Refusals -------------------------------------------------------------------------------------------------------
+
+
+def refused(data: bytes, kernels: str = MICRO) -> str:
+    with pytest.raises(UnsupportedModel) as caught:
+        ReferenceKernels(Contents(data, "made.tflite"), kernels)
+    return str(caught.value)
+
+
+def test_sums_that_may_leave_32_bits_are_refused():
+    f = File()
+    x = f.input(1, 4, dtype="int8", scale=0.1, zero=0)
+    w = f.stored(np.full((2, 4), [[1], [127]], np.int8), scale=0.1)
+    most = 2**31 - 1 - 4 * 127 * 128  # the bias with which nothing can be left
+    for bias, fits in ((most, True), (most + 1, False), (-most - 1, False)):
+        g = File([*f.tensors], [], [*f.inputs])
+        b = g.stored(np.array([0, bias], np.int32), scale=np.float32(0.1) * np.float32(0.1))
+        y = g.add(
+            "FULLY_CONNECTED",
+            [x, w, b],
+            g.value(1, 2, dtype="int8", scale=1e5, zero=0),
+            "FullyConnected",
+        )
+        if fits:
+            assert computed(g.write(y), np.full((1, 1, 4), -128), kernels=MICRO).shape == (1, 1, 2)
+        else:
+            assert "the sum of unit 1 may reach 2147483648, and wraps around in 32 bits" in refused(
+                g.write(y)
+            )
+
+
+def test_sums_that_a_shift_may_carry_beyond_32_bits_are_refused():
+    """A step of the output far below that of the sums: they are multiplied by a large number."""
+    data = dense((10.0, 10.0, 1e-4), (0, 0, 0)).write()
+    assert "shifted to the left may leave 32 bits" in refused(data)
+
+
+def test_what_has_no_rule_is_named():
+    f = File()
+    x = f.input(1, 4, dtype="int8", scale=0.1, zero=0)
+    y = f.add("TANH", [x], f.value(1, 4, dtype="int8", scale=1 / 128, zero=0))
+    assert "operator 0 (TANH) has no rule" in refused(f.write(y))
+    f = File()
+    x = f.input(1, 4)
+    y = f.add("RELU", [x], f.value(1, 4))
+    assert "input 'x0' is read in floats" in refused(f.write(y))
+    f = File()
+    x = f.input(1, 4, dtype="int8", scale=0.1, zero=0)
+    y = f.add("RELU", [x], f.value(1, 4, dtype="int16", scale=0.1, zero=0))
+    assert "of type int16" in refused(f.write(y))
+    f = File()
+    x = f.input(1, 4, dtype="int8", scale=0.1, zero=0)
+    y = f.add("RELU6", [x], f.value(1, 4, dtype="int8", scale=0.2, zero=0))
+    assert "different scales" in refused(f.write(y))
+    assert "fused activation TANH" in refused(dense((0.02, 0.01, 0.3), (0, 0, 0), act=4).write())
+    zero_point = dense((0.02, 0.01, 0.3), (0, 4, 0)).write()
+    assert "zero point, which the kernel does not read" in refused(zero_point)
+    ReferenceKernels(Contents(zero_point, "made.tflite"), LITERT)  # which reads it
+    f = File()
+    x = f.input(1, 4, dtype="int8", scale=0.1, zero=0)
+    q = f.add("DEQUANTIZE", [x], f.value(1, 4))
+    y = f.add("RELU", [q], f.value(1, 4))
+    assert "output 'value/2' is computed in floats" in refused(f.write(y))
