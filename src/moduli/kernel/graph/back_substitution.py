@@ -671,9 +671,8 @@ def slides(detail: Any, kernel: Sequence[int], x: Sequence[Any], y: Sequence[Any
     does not give the sizes ``y`` of ``x``.
     """
     count = len(kernel)
-    if len(detail) == 1 or not detail or isinstance(detail[0], tuple):
-        pairs = detail[0] if detail and isinstance(detail[0][0], tuple) else detail
-        given = dict(pairs)  # as ONNX has it
+    if len(detail) == 1:
+        given = dict(detail[0])  # as ONNX has it
         auto = given.get("auto_pad") or b"NOTSET"
         strides = given.get("strides") or (1,) * count
         spacings = given.get("dilations") or (1,) * count
