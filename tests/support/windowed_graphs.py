@@ -135,7 +135,12 @@ class Windowed:
         if pads[:2] == pads[2:] and rng.random() < 0.5:
             detail: Any = (stride, pads[:2], spacing, ())
         else:
-            pairs = (("strides", stride), ("pads", pads), ("dilations", spacing), ("auto_pad", None))
+            pairs = (
+                ("strides", stride),
+                ("pads", pads),
+                ("dilations", spacing),
+                ("auto_pad", None),
+            )
             detail = (pairs,)
         op = Linear(1, 1, 1, 0, groups, any(pads), True, ((0, 0),), ("conv", *detail))
         around = (pads[1], pads[3], pads[0], pads[2])
@@ -235,7 +240,12 @@ class Windowed:
             return None
         numbers: Any = (("kernel_shape", k), ("strides", stride), ("pads", None))
         if rng.random() < 0.5:
-            numbers = (("kernel_size", k), ("stride", stride), ("padding", (0, 0)), ("ceil_mode", False))
+            numbers = (
+                ("kernel_size", k),
+                ("stride", stride),
+                ("padding", (0, 0)),
+                ("ceil_mode", False),
+            )
         sizes = [(n - m) // s + 1 for n, m, s in zip(shape[2:], k, stride, strict=True)]
         op = Slicewise("average pool", ((0, 0), (1, 1)), numbers, **laws)
         return self.add(

@@ -40,7 +40,9 @@ def climbed(graph, name, axis, unit, sign, steps=8, starts=4):
     shape = [2 if n == "n" else n for n in graph.shapes["x"]]
     low, high = (torch.from_numpy(np.broadcast_to(end, shape).copy()) for end in graph.ranges["x"])
     rng = np.random.default_rng(len(name) + unit)
-    x = torch.from_numpy(rng.random((starts, *shape)).round() if steps else rng.random((starts, *shape)))
+    x = torch.from_numpy(
+        rng.random((starts, *shape)).round() if steps else rng.random((starts, *shape))
+    )
     x = low + (high - low) * x
     best = None
     for step in range(steps + 1):

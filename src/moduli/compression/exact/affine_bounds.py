@@ -35,22 +35,27 @@ class Refinement:
     left: int
     moves: list[GraphMove] = field(default_factory=list)
     settled: int = 0
+    _back: BackSubstitution | None = None
 
     def __call__(self, known: Known, node: Node) -> None:
         shape = known.shape(node.outputs[0]) if node.outputs else None
-        kinks = sorted({k for reader in known.graph.readers.get(node.output, ()) for k in _kinks(reader)})
+        kinks = sorted(
+            {k for reader in known.graph.readers.get(node.output, ()) for k in _kinks(reader)}
+        )
         for axis, n in enumerate(shape or ()) if kinks and known.array(node.output) is None else ():
             if isinstance(n, int) and n > 0 and (node.output, axis) in known.found:
                 self._axis(known, node.output, axis, kinks)
 
     def _axis(self, known: Known, name: str, axis: int, kinks: list[float]) -> None:
-        share = self.left // SHARE
+        if self._back is None or self._back.known is not known:
+            self._back = BackSubstitution(known, 0)
+        back, share = self._back, self.left // SHARE
         for depth in DEPTHS:
             before = known.of((name, axis))
             units = np.flatnonzero(_open(before.low, before.high, kinks))
             if not len(units):
                 return
-            back = BackSubstitution(known, share)
+            back.left = share
             try:
                 nearer = back.narrow(name, axis, units, depth)
             except CertificateRejected:

@@ -334,21 +334,21 @@ def bounded(graph: GraphModel, ranges: Ranges, asked: Sequence[GraphMove]) -> Kn
     waiting: dict[str, list[GraphMove]] = {}
     for move in asked:
         name, axis = _place(graph, move)
-        if name not in graph.makers or not set(move.units) <= set(range(_length(graph, name, axis))):
+        if name not in graph.makers or not set(move.units) <= set(
+            range(_length(graph, name, axis))
+        ):
             raise CertificateRejected(f"{move}: nothing computes them")
         waiting.setdefault(name, []).append(move)
-    left = MOST_PRODUCTS
+    backs = list[BackSubstitution]()
 
     def refine(known: Known, node: Node) -> None:
-        nonlocal left
+        backs.extend([] if backs else [BackSubstitution(known, MOST_PRODUCTS)])
         for move in waiting.get(node.output, ()) if node.outputs else ():
-            back = BackSubstitution(known, left)
+            units = np.array(move.units, dtype=np.int64)
             try:
-                units = np.array(move.units, dtype=np.int64)
-                back.narrow(move.tensor, move.axis, units, move.depth)
+                backs[0].narrow(move.tensor, move.axis, units, move.depth)
             except CertificateRejected as error:
                 raise CertificateRejected(f"{move}: {error}") from None
-            left = back.left
 
     return Known(graph, ranges, refine=refine)
 
