@@ -122,7 +122,7 @@ class Windowed:
         for d in range(2):
             long = (k[d] - 1) * spacing[d] + 1
             left = shape[2 + d] + pads[d] + pads[2 + d] - long
-            if left < 0 or (pads[d] >= long or pads[2 + d] >= long) and rng.random() < 0.9:
+            if left < 0 or ((pads[d] >= long or pads[2 + d] >= long) and rng.random() < 0.9):
                 return None
             sizes.append(left // stride[d] + 1)
         weight = rng.normal(size=(out, c // groups, *k)) / np.sqrt(c // groups * k[0] * k[1])
@@ -260,7 +260,7 @@ class Windowed:
 
     def flat(self, x: str) -> str | None:
         shape = self.shapes[x]
-        if len(shape) < 3 or shape[0] == "n" and self.rng.random() < 0.2:
+        if len(shape) < 3 or (shape[0] == "n" and self.rng.random() < 0.2):
             return None
         n = int(np.prod(shape[1:]))
         op = Reshape(
