@@ -46,7 +46,8 @@ class Windowed:
     """A graph that grows node by node; `x` is the input, the last node the output.
 
     Attributes:
-        steps: for each node, its output from the values of all tensors so far.
+        steps: for each node, its output from the values of all tensors so far. padding: how many of
+            the windows that may hold padding alone are let through.
     """
 
     rng: Rng
@@ -55,6 +56,7 @@ class Windowed:
     nodes: list[Node] = field(default_factory=list)
     steps: list[Callable[[Any], Any]] = field(default_factory=list)
     ranges: dict[str, Any] = field(default_factory=dict)
+    padding: float = 0.1
 
     @property
     def tensors(self) -> list[str]:
@@ -122,7 +124,9 @@ class Windowed:
         for d in range(2):
             long = (k[d] - 1) * spacing[d] + 1
             left = shape[2 + d] + pads[d] + pads[2 + d] - long
-            if left < 0 or ((pads[d] >= long or pads[2 + d] >= long) and rng.random() < 0.9):
+            if left < 0 or (
+                (pads[d] >= long or pads[2 + d] >= long) and rng.random() >= self.padding
+            ):
                 return None
             sizes.append(left // stride[d] + 1)
         weight = rng.normal(size=(out, c // groups, *k)) / np.sqrt(c // groups * k[0] * k[1])
@@ -213,7 +217,7 @@ class Windowed:
         shape = self.shapes[x]
         if len(shape) != 4:
             return None
-        a, b = (int(n) for n in self.rng.integers(0, 3, 2))
+        a, b = (int(n) for n in self.rng.integers(0, 3 if self.padding else 2, 2))
         axis = int(self.rng.integers(2, 4))
         free = tuple((k, k) for k in range(4) if k != axis or (a, b) == (0, 0))
         made = list(shape)
@@ -291,7 +295,7 @@ def windowed(seed: int) -> Windowed:
             getattr(graph, kind)(x)
     if not graph.nodes:
         graph.each("x")
-    low = rng.normal(size=(c, 1, 1) if rng.random() < 0.5 else ())
+    low = np.asarray(rng.normal(size=(c, 1, 1) if rng.random() < 0.5 else ()))
     width = rng.choice([0.0, 0.05, 0.5, 2.0]) * rng.random(low.shape)
-    graph.ranges["x"] = low, low + width
+    graph.ranges["x"] = low, np.asarray(low + width)
     return graph

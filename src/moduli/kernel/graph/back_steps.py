@@ -140,16 +140,16 @@ class Ends:
 
     def along(self, name: str, axis: int) -> tuple[Array, Array]:
         """For each index along an axis."""
-        array = self.numbers(name)
+        array, (least, most) = self.numbers(name), self.hull(name)
         if array is not None:
             rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
             return rows.min(axis=1), rows.max(axis=1)
-        found = self.known.found.get((name, axis))
-        n = self.shape(name)[axis] if found is None else 0
+        n, found = self.shape(name)[axis], self.known.found.get((name, axis))
         assert isinstance(n, int)
-        return (
+        low, high = (
             (np.full(n, -np.inf), np.full(n, np.inf)) if found is None else (found.low, found.high)
         )
+        return np.maximum(low, least), np.minimum(high, most)
 
     def hull(self, name: str) -> tuple[float, float]:
         """For all entries."""
@@ -169,7 +169,6 @@ class Ends:
         for axis, n in enumerate(shape):
             if window.holds(axis, n):
                 low, high = self.along(name, axis)
-                low, high = np.maximum(low, least), np.minimum(high, most)
                 if float(np.mean(high - low)) < width:
                     place = [-1 if k == axis else 1 for k in range(len(shape))]
                     width = float(np.mean(high - low))

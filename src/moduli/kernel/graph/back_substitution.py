@@ -135,24 +135,24 @@ class Cone:
         return both[:, 0], both[:, 1]
 
     def _fits(self, read: Read) -> bool:
-        """Whether a window has an entry that is no padding, at all places, and along an axis of unknown
-        size the very index that is asked about.
-        """
+        """Whether along axes of unknown size the very index is read that is asked about."""
         (first, last), (start, stop) = self._borders(read.name), read.window
-        same = (first == 0) | ((start == first) & (stop == last))
-        return bool(((start < last) & (stop > first) & same).all())
+        return bool(((first == 0) | ((start == first) & (stop == last))).all())
 
     def _joined(self, name: str, found: Sequence[tuple[Read, str]]) -> Window:
-        """The window around those that are read of a tensor, less what is padding."""
+        """The window around those that are read of a tensor, less what is padding: of a window that holds
+        nothing else, nothing; but one entry at least.
+        """
         first, last = self._borders(name)
         windows = [read.window for read, _ in found]
-        inside = [Window(np.maximum(w.start, first), np.minimum(w.stop, last)) for w in windows]
-        start = np.minimum.reduce([w.start for w in inside])
+        inside = [Window(*(np.clip(end, first, last) for end in window)) for window in windows]
+        start = np.minimum(np.minimum.reduce([w.start for w in inside]), last - 1)
+        stop = np.maximum(np.maximum.reduce([w.stop for w in inside]), start + 1)
         self.parts[name] = []
         for (read, source), w, kept in zip(found, windows, inside, strict=True):
             numbers = (kept.start - w.start, w.stop - kept.stop, kept.start - start)
             self.parts[name].append(Part(read.step, source, *map(self._column, numbers)))
-        return Window(start, np.maximum.reduce([w.stop for w in inside]))
+        return Window(start, stop)
 
     def entries(self, name: str) -> Ints:
         """Of the window of a tensor, at each place."""
@@ -185,7 +185,7 @@ class Cone:
             cut, behind, at = (place[x].tolist() for x in (part.cut, part.behind, part.at))
             ends = [n - b for n, b in zip(a.shape[1:], behind, strict=True)]
             a = a[(slice(None), *map(slice, cut, ends))]
-            if len(steps) == 1:
+            if len(steps) == 1 and a.shape == whole.shape:
                 return a
             outer = [slice(o, o + n) for o, n in zip(at, a.shape[1:], strict=True)]
             whole[(slice(None), *outer)] += a
