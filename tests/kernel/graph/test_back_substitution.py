@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +23,7 @@ from moduli.kernel.graph.shapes import require_shapes
 from ...support.graphs import Builder, run
 from ...support.windowed_graphs import Windowed, windowed
 
+ROOT = Path(__file__).parents[3]
 WORK = 10**9
 SLOPE = 1e-9  # of the sizes of values: far above what torch rounds in 64 bits, far below any gain
 
@@ -85,15 +89,19 @@ def attack(seed):
     return sum(int(ends.sum()) for ends in nearer.values())
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_nothing_climbs_over_a_bound(part):
-    assert sum(attack(seed) for seed in range(part * 50, part * 50 + 50)) > 100
+def test_nothing_climbs_over_a_bound():
+    assert sum(map(attack, range(24))) > 100
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(8))
-def test_nothing_climbs_over_a_bound_of_many(part):
-    assert sum(attack(seed) for seed in range(200 + part * 100, 300 + part * 100)) > 100
+def test_nothing_climbs_over_a_bound_of_a_thousand():
+    """In a process of its own, where no types are checked."""
+    run = "from tests.kernel.graph.test_back_substitution import attack; print(sum(map(attack, range(1000))))"
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10_000
 
 
 # Certificates ---------------------------------------------------------------------------------------------------
@@ -231,7 +239,7 @@ def test_places_are_bounded():
 
 
 def test_bounds_are_never_worse():
-    for seed in range(40):
+    for seed in range(6):
         graph = windowed(seed)
         plain = Known(graph.model, graph.ranges)
         known, _ = refined(graph, 50)

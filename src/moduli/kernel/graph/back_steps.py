@@ -242,10 +242,13 @@ def _concat(ends: Ends, node: Node, op: Concat, window: Window) -> list[Read] | 
             return None
         part = window.of(range(len(ends.shape(name))), ends.shape(name))
         part.stop[:, op.axis] = n
-        here = (slice(None),) * (op.axis + 1) + (slice(start, start + n),)
-        found.append(_read(name, part, lambda a, here=here: a[here]))
+        found.append(_read(name, part, _part(op.axis + 1, start, start + n)))
         start += n
     return found
+
+
+def _part(axis: int, start: int, stop: int) -> Callable[[Array], Array]:
+    return lambda a: a[(slice(None),) * axis + (slice(start, stop),)]
 
 
 # Entry by entry -------------------------------------------------------------------------------------------------
@@ -284,7 +287,7 @@ def _summand(ends: Ends, name: str, sign: float, y: Any, window: Window) -> Read
             return sign * a
         rows.raise_by(0.0, row_sums(np.abs(a)) * reach, entries(a))
         kept = a.sum(axis=summed, keepdims=True)
-        return sign * kept.reshape(len(a), *kept.shape[lead + 1 :])
+        return np.asarray(sign * kept.reshape(len(a), *kept.shape[lead + 1 :]))
 
     return Read(name, found, step)
 
@@ -389,7 +392,8 @@ def slides(detail: Any, kernel: Sequence[int], x: Any, y: Any) -> list[Slide] | 
     has them, or strides, padding and dilations, as torch does. None where that is not understood or does
     not give sizes y of sizes x.
     """
-    count, auto, pads = len(kernel), b"NOTSET", ()
+    count, auto = len(kernel), b"NOTSET"
+    pads: Any = ()
     if len(detail) == 1:
         given = dict(detail[0])
         strides, spacings = (given.get(key) or (1,) * count for key in ("strides", "dilations"))
@@ -476,8 +480,9 @@ def _linear(ends: Ends, node: Node, op: Linear, window: Window) -> list[Read] | 
     found = window.of([dict(pairs).get(k) for k in range(len(x))], x)
     _slid(found, window, pairs[len(op.free) :], ways)
     reach = np.max(np.abs(ends.along(name, op.reads)), axis=0)
-    taps = w.reshape(op.groups, outer, inner, *kernel)
-    sizes = np.abs(taps).reshape(*taps.shape[:3], -1).sum(axis=3)
+    taps = w.reshape(op.groups, outer, inner, -1)
+    sizes = np.abs(taps).sum(axis=3)
+    matrices = dict(zip(np.ndindex(*kernel), np.moveaxis(taps, 3, 0), strict=True))
     mass = (sizes * reach.reshape(op.groups, 1, inner)).sum(axis=2).ravel() + np.abs(b)
     if not np.isfinite(mass).all():
         return None
@@ -486,7 +491,7 @@ def _linear(ends: Ends, node: Node, op: Linear, window: Window) -> list[Read] | 
     held, count = len(op.free) + 1, outer * math.prod(kernel)
 
     def product(tap: tuple[int, ...], part: Array) -> Array:
-        matrix = taps[(slice(None), slice(None), slice(None), *tap)]
+        matrix = matrices[tap]
         if outer == inner == 1:
             return np.asarray(part * matrix[:, 0, 0])
         split = part.reshape(-1, op.groups, outer).swapaxes(0, 1)
@@ -517,7 +522,9 @@ def _slicewise(ends: Ends, node: Node, op: Slicewise, window: Window) -> list[Re
         return None
     if op.kind == "pad" and op.numbers[0] in (b"constant", "constant") and op.numbers[2] == 0:
         for axis, amounts in op.numbers[1]:
-            if any(amounts) and (axis not in over or min(amounts) < 0 or over != outs):
+            if any(amounts) and (axis not in over or over != outs or min(amounts) < 0):
+                return None
+            if any(amounts) and x[axis] + sum(amounts) != y[axis]:
                 return None
             window = window.moved(axis, -amounts[0])
         return [_read(name, window, lambda a: a)]
@@ -527,7 +534,7 @@ def _slicewise(ends: Ends, node: Node, op: Slicewise, window: Window) -> list[Re
 
         def mean(rows: Rows, a: Array) -> Array:
             kept = [a.shape[carried[k] + 1] if k in carried else 1 for k in range(len(x))]
-            wide = [a.shape[carried[k] + 1] if k in carried else x[k] for k in range(len(x))]
+            wide = [n if k in carried else int(x[k]) for k, n in enumerate(kept)]
             rows.raise_by(0.0, row_sums(np.abs(a)) * reach, 1, entries(a) * count * (1.0 + reach))
             return np.broadcast_to((a / count).reshape(len(a), *kept), (len(a), *wide))
 
