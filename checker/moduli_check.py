@@ -4027,7 +4027,7 @@ class GraphMove(NamedTuple):
 
 GRAPH_KINDS = {"remove": ("axis", "units", "into"), "bypass": (), "combine": ("units", "into", "coefficients"),
                "order": ("axis", "units"), "scale": ("axis", "units", "coefficients", "powers"),
-               "unroll": ("axis",)}  # fmt: skip
+               "unroll": ("axis",), "bound": ("axis", "units", "depth")}  # fmt: skip
 
 
 def graph_move_of(data: Any) -> GraphMove:

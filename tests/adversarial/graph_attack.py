@@ -183,6 +183,8 @@ def changed_move(rng: Rng, move: GraphMove, names: Sequence[str], model: Any) ->
         return replace(move, tensor=tensor, axis=axis)
     k = int(rng.integers(len(move.units)))
     units, into = list(move.units), list(move.into)
+    if move.kind == "bound":
+        return replace(move, units=tuple(units[:k]), depth=int(rng.integers(1, 4)))
     if way < 0.5:
         units[k] = int(rng.integers(most))
     elif way < 0.8:

@@ -60,6 +60,8 @@ class _Replay:
 
     def round(self, moves: Sequence[GraphMove], passed: Mapping[str, str]) -> None:
         for move in moves:
+            if move.kind == "bound":
+                continue
             if move.kind == "bypass":
                 self._pass_by(move.tensor, passed[move.tensor])
                 continue

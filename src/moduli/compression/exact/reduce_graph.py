@@ -25,12 +25,14 @@ from moduli.kernel.graph.operators import Linear, Node, Place
 from moduli.kernel.graph.removal import Changes, Into, Rounds, lost_by, remove
 from moduli.kernel.slack import NO_SLACK, Slack
 
+from .affine_bounds import Refinement
 from .graph_plan import move_of, plan, seeds, staying
 from .graph_rounding import Bounded, tells
 from .near_constants import near_constants
 from .summed_units import summed
 
 Moves = tuple[GraphMove, ...]
+PRODUCTS = 200_000  # for affine bounds, for each axis that may be looked at
 
 
 @dataclass
@@ -74,17 +76,25 @@ def reduce_graph(
     """
     found, by_rounding = Found(graph.live()), NO_SLACK
     tried = set[Place]()
-    left = budget
+    left, products = budget, budget * PRODUCTS
     while left > 0:
-        found.rounding = {}
         known = Known(found.graph, ranges)
-        bounded = Bounded(known) if rounding else None
-        moves = [*_bypasses(known, found, bounded)] if bypasses else []
-        moves += _removals(known, found, left, progress, frozen, bounded)
+        moves = _moves(known, found, left, progress, frozen, bypasses, rounding)
+        asked: list[GraphMove] = []
+        if not moves and ranges and products:
+            # bounds that take more work come when intervals tell nothing more
+            affine = Refinement(products)
+            sharper = Known(found.graph, ranges, refine=affine)
+            if affine.settled:
+                moves = _moves(sharper, found, left, progress, frozen, bypasses, rounding)
+            products = affine.left if moves else 0
+            if moves:
+                known, asked = sharper, affine.moves
         left -= 1 + len(moves)
         nearly = False
         if moves:
             found.graph, further = ended(known)
+            moves = [*asked, *moves]
         # what needs facts about all again comes when nothing else goes
         elif rounding and (combined := summed(known, ranges, frozen)) is not None:
             move, found.graph, further = combined
@@ -107,6 +117,22 @@ def reduce_graph(
         graph, ranges=ranges, budget=budget, progress=progress, frozen=frozen, bypasses=bypasses,
         rounding=False, eps=eps,
     )  # fmt: skip
+
+
+def _moves(
+    known: Known,
+    found: Found,
+    budget: int,
+    progress: Progress | None,
+    frozen: frozenset[Place],
+    bypasses: bool,
+    rounding: bool,
+) -> list[GraphMove]:
+    """What goes by what is known, all of it in one round."""
+    found.rounding = {}
+    bounded = Bounded(known) if rounding else None
+    passed = [*_bypasses(known, found, bounded)] if bypasses else []
+    return passed + _removals(known, found, budget, progress, frozen, bounded)
 
 
 def _bypasses(known: Known, found: Found, bounded: Bounded | None) -> Iterator[GraphMove]:

@@ -12,6 +12,7 @@ are made anew before each round.
 |---|---|---|
 | remove | leaves out units of an axis, some of them merged into others | `removal` |
 | bypass | lets the readers of a node read one of its inputs | `bypasses` |
+| bound | bounds units of a tensor by affine functions, for the round that it opens; on a box | `back_substitution` |
 | combine | leaves out units between two layers that are sums of others; alone in its round | `combining` |
 | order | puts units of an axis in another order; with others of its kind alone in its round | `ordering` |
 | scale | multiplies units of an axis by numbers; with others of its kind alone in its round | `scaling` |
@@ -36,12 +37,13 @@ from .. import arithmetic, fields
 from ..errors import CertificateRejected
 from ..slack import NO_SLACK, Slack
 from .axes import FIXED, Units, units_from
+from .back_substitution import BackSubstitution
 from .bypasses import bypassed
 from .combining import combined
 from .differences import difference
 from .facts import Known, Loss, Ranges
 from .model import GraphModel, rebuilt
-from .operators import Place
+from .operators import Node, Place
 from .ordering import exchangeable, ordered
 from .removal import remove
 from .scaling import Factors, scaled, spread
@@ -51,6 +53,7 @@ from .unrolling import unrolled
 SCHEMA = "moduli.certificate/2"
 LARGEST = float(np.finfo(np.float64).max)
 MOST = 64  # the largest power of a number by which units are multiplied
+MOST_PRODUCTS = 10**12  # multiplications for the bounds of a round, some minutes
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -59,14 +62,15 @@ class GraphMove:
     """One step; see the table of the module.
 
     Attributes:
-        kind: "remove", "bypass", "combine", "order", "scale" or "unroll".
+        kind: "remove", "bypass", "bound", "combine", "order", "scale" or "unroll".
         tensor: whose axis has the units; for a bypass the sum, to combine what the first layer gives.
         axis: of the tensor. units: first indices along it of the units that go.
         into: for each, the first index of the unit that it is merged into, or -1; to combine, the
             units that stay of which they are sums. coefficients: of these sums, unit by unit. To order,
             units has for each unit, by its first index, the former one that comes to its place. To
             scale, coefficients has a number for each unit, and powers for each axis of a tensor, by its
-            name and its number, the power of it that multiplies the tensor.
+            name and its number, the power of it that multiplies the tensor. To bound, depth is how many
+            layers to go back through.
     """
 
     kind: str
@@ -76,6 +80,7 @@ class GraphMove:
     into: tuple[int, ...] = ()
     coefficients: tuple[float, ...] = ()
     powers: tuple[tuple[str, int, int], ...] = ()
+    depth: int = 0
 
     def __str__(self) -> str:
         if self.kind == "bypass":
@@ -89,6 +94,8 @@ class GraphMove:
             return f"{self.tensor!r} cut along axis {self.axis}"
         if self.kind == "scale":
             return f"scale of {some} along axis {self.axis} of {self.tensor!r}"
+        if self.kind == "bound":
+            return f"bounds of {some} along axis {self.axis} of {self.tensor!r}"
         return f"remove of {some} along axis {self.axis} of {self.tensor!r}"
 
     def plain(self) -> dict[str, Any]:
@@ -109,7 +116,7 @@ class GraphMove:
 FIELDS = {
     "remove": ("axis", "units", "into"), "bypass": (), "combine": ("units", "into", "coefficients"),
     "order": ("axis", "units"), "scale": ("axis", "units", "coefficients", "powers"),
-    "unroll": ("axis",),
+    "unroll": ("axis",), "bound": ("axis", "units", "depth"),
 }  # fmt: skip
 
 
@@ -143,6 +150,7 @@ def _powers(data: Any) -> tuple[tuple[str, int, int], ...]:
 READ: dict[str, Callable[[Any], Any]] = {
     "axis": _axis, "units": _numbered(0, "units"), "into": _numbered(-1, "into"),
     "coefficients": _coefficients, "powers": _powers,
+    "depth": lambda data: fields.whole(data, 1, 2**20, "depth"),
 }  # fmt: skip
 
 
@@ -295,7 +303,11 @@ def played(
         known = Known(small, ranges, inputs_alone=True)
         known.rounded = rounded
         return ended(known)
-    known = Known(graph, ranges)
+    asked = [move for move in moves if move.kind == "bound"]
+    moves = moves[len(asked) :]
+    if any(move.kind == "bound" for move in moves):
+        raise CertificateRejected("bounds are asked for after other moves of their round")
+    known = bounded(graph, ranges, asked) if asked else Known(graph, ranges)
     if any(move.kind == "combine" for move in moves):
         if len(moves) > 1:
             raise CertificateRejected("a combination is alone in its round")
@@ -315,6 +327,36 @@ def played(
         except CertificateRejected as error:
             raise CertificateRejected(f"{move}: {error}") from None
     return ended(known)
+
+
+def bounded(graph: GraphModel, ranges: Ranges, asked: Sequence[GraphMove]) -> Known:
+    """Facts of a graph, with the bounds that are asked for."""
+    waiting: dict[str, list[GraphMove]] = {}
+    for move in asked:
+        name, axis = _place(graph, move)
+        if name not in graph.makers or not set(move.units) <= set(
+            range(_length(graph, name, axis))
+        ):
+            raise CertificateRejected(f"{move}: nothing computes them")
+        waiting.setdefault(name, []).append(move)
+    backs = list[BackSubstitution]()
+
+    def refine(known: Known, node: Node) -> None:
+        backs.extend([] if backs else [BackSubstitution(known, MOST_PRODUCTS)])
+        for move in waiting.get(node.output, ()) if node.outputs else ():
+            units = np.array(move.units, dtype=np.int64)
+            try:
+                backs[0].narrow(move.tensor, move.axis, units, move.depth)
+            except CertificateRejected as error:
+                raise CertificateRejected(f"{move}: {error}") from None
+
+    return Known(graph, ranges, refine=refine)
+
+
+def _length(graph: GraphModel, name: str, axis: int) -> int:
+    n = (graph.shapes.get(name) or ())[axis]
+    assert isinstance(n, int)
+    return n
 
 
 def ended(known: Known) -> tuple[GraphModel, Slack]:

@@ -168,6 +168,9 @@ def aligned(name: str, back: int, n: int, facts: Facts, whole: Shape) -> Slices:
         if wide.min() == wide.max():
             names, ratios = np.full(n, ONE, dtype=np.int64), (Fraction(float(wide.min())),) * n
             return Slices(names, ratios, low, high)
+    elif array is None and -back <= len(shape):
+        only = facts.of((name, len(shape) + back))
+        low, high = np.full(n, only.low[0]), np.full(n, only.high[0])
     else:
         low, high = np.full(n, -np.inf), np.full(n, np.inf)
     names = np.full(n, facts.classes.of(("whole", name, back)), dtype=np.int64)

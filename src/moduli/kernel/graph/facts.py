@@ -7,7 +7,7 @@ indices are left out, the facts about those that stay are still true.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import CertificateRejected
 from .infinities import require_numbers
 from .model import GraphModel
-from .operators import Facts, Linear, Place, Shape
+from .operators import Facts, Linear, Node, Place, Shape
 from .slices import Classes, Slices, of_array
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
@@ -71,12 +71,20 @@ class Known(Facts):
         ranges: for some inputs, arrays that broadcast against their shapes: the inputs lie between
             them, and all that is known holds for such inputs only.
         inputs_alone: know nothing of what nodes give.
+        refine: asked behind each node, to put better bounds into `found`.
 
     Raises:
         CertificateRejected: they do not fit, or the graph computes with what is no number.
     """
 
-    def __init__(self, graph: GraphModel, ranges: Ranges, *, inputs_alone: bool = False) -> None:
+    def __init__(
+        self,
+        graph: GraphModel,
+        ranges: Ranges,
+        *,
+        inputs_alone: bool = False,
+        refine: Callable[[Known, Node], None] | None = None,
+    ) -> None:
         self.beyond = require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}
@@ -91,6 +99,8 @@ class Known(Facts):
                         made = self._made(node, axis)
                         if made is not None:
                             self.found[name, axis] = made
+            if refine is not None:
+                refine(self, node)
 
     def _made(self, node: Any, axis: int) -> Slices | None:
         if self.array(node.output) is not None:

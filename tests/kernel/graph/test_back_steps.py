@@ -1,0 +1,174 @@
+"""Steps of back substitution: of affine graphs bounds are the exact ranges, so that no rule may be left
+out or lose anything; and how windows slide, beside torch and ONNX.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from moduli.kernel.graph.back_steps import slides
+from moduli.kernel.graph.back_substitution import BackSubstitution
+from moduli.kernel.graph.facts import Known
+from moduli.kernel.graph.operators import Elementwise, Slicewise
+
+from ...support.windowed_graphs import Windowed
+
+
+def growing(seed, first="n", box=(3, 1, 1)):
+    rng = np.random.default_rng(seed)
+    graph = Windowed(rng, {"x": (first, 3, 6, 5)}, padding=0.0)
+    low = np.asarray(rng.normal(size=box))
+    graph.ranges["x"] = low, np.asarray(low + rng.random(box))
+    return graph
+
+
+def until(make, tries=200):
+    """The first node of its kind that can be made."""
+    for _ in range(tries):
+        name = make()
+        if name is not None:
+            return name
+    raise AssertionError("none was made")
+
+
+def exact(graph, name, axis):
+    """Ends of the units of an affine tensor, by its slopes."""
+    shape = [2 if n == "n" else n for n in graph.shapes["x"]]
+    low, high = (torch.from_numpy(np.broadcast_to(e, shape).copy()) for e in graph.ranges["x"])
+    middle = (low + high) / 2
+
+    def value(x):
+        return graph.values(x)[name].movedim(axis, 0).flatten(1)
+
+    slopes = torch.autograd.functional.jacobian(value, middle)
+    reach = (slopes.abs() * (high - low) / 2).flatten(2).sum(dim=2)
+    values = value(middle)
+    return (values - reach).min(dim=1).values, (values + reach).max(dim=1).values
+
+
+def found(graph, name, axis, depth=50):
+    known = Known(graph.model, graph.ranges)
+    n = graph.shapes[name][axis]
+    BackSubstitution(known, 10**9).narrow(name, axis, np.arange(n), depth)
+    facts = known.of((name, axis))
+    return facts.low, facts.high
+
+
+def same(graph, name, axis=1):
+    for end, mine in zip(exact(graph, name, axis), found(graph, name, axis), strict=True):
+        np.testing.assert_allclose(mine, end.numpy(), rtol=1e-9, atol=1e-9)
+
+
+KINDS = ("conv", "normed", "pad", "pool", "turn", "take", "pair", "neg")
+
+
+def one_more(graph, x, kind):
+    """A node of a kind, if it is affine and understood wherever its window lies."""
+    if kind == "neg":
+        return graph.add(Elementwise("neg"), [x], graph.shapes[x], lambda v: -v[x])
+    name = getattr(graph, kind)(x)
+    if name is None:
+        return None
+    op = graph.nodes[-1].op
+    affine = not isinstance(op, Elementwise) or (
+        op.kind in ("add", "sub") or (op.kind in ("mul", "div") and x in graph.nodes[-1].inputs)
+    )
+    stored = [graph.constants.get(y) for y in graph.nodes[-1].inputs]
+    over_places = any(c is not None and c.ndim and np.shape(c)[-1] > 1 for c in stored)
+    if kind == "pair" and (not affine or op.kind in ("mul", "max") or over_places):
+        graph.nodes.pop(), graph.steps.pop()
+        return None
+    if kind == "turn" and op.order[1] != 1:  # of other axes no weights are known
+        graph.nodes.pop(), graph.steps.pop()
+        return None
+    if kind == "take" and op.axis > 1 and not (np.diff(op.index) == 1).all():
+        graph.nodes.pop(), graph.steps.pop()
+        return None
+    return name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_affine_graphs_bounds_are_exact(kind):
+    """A convolution, a node of the kind, and a convolution that reads it."""
+    for seed in range(6):
+        graph = growing(seed)
+        h = until(lambda graph=graph: graph.conv("x"))
+        h = until(lambda graph=graph, h=h: one_more(graph, h, kind))
+        same(graph, until(lambda graph=graph, h=h: graph.conv(h)))
+
+
+def test_branches_and_concatenations_are_exact():
+    for seed in range(8):
+        graph = growing(seed)
+        h = until(lambda graph=graph: graph.conv("x"))
+        a = until(lambda graph=graph, h=h: graph.normed(h))
+        b = graph.add(Elementwise("sub"), [h, a], graph.shapes[h], lambda v, h=h, a=a: v[h] - v[a])
+        c = graph.add(Elementwise("add"), [b, h], graph.shapes[h], lambda v, h=h, b=b: v[b] + v[h])
+        same(graph, c)
+        if graph.shapes[c][1] == 1:
+            continue  # intervals know nothing of one channel that is flattened
+        flat = until(lambda graph=graph, c=c: graph.flat(c))
+        same(graph, graph.dense(flat))
+
+
+def test_layers_that_are_not_gone_through_leave_intervals():
+    graph = growing(3)
+    h = until(lambda: graph.conv("x"))
+    h = until(lambda: graph.conv(h))
+    shallow, deep = found(graph, h, 1, depth=1), found(graph, h, 1, depth=2)
+    assert (deep[1] - deep[0]).sum() < 0.9 * (shallow[1] - shallow[0]).sum()
+
+
+def test_means_of_integers_are_none():
+    """A mean without laws, as readers have it of integers, is not taken for one of numbers."""
+    graph = growing(0, box=())
+    h = until(lambda: graph.conv("x"))
+    op = Slicewise("ReduceMean", ((0, 0), (1, 1)), ((2, 3), True, ()))
+    mean = graph.add(op, [h], (*graph.shapes[h][:2], 1, 1), lambda v: v[h].mean((2, 3), True))
+    assert np.isinf(found(graph, mean, 1)).all()
+
+
+@pytest.mark.parametrize("auto", ["NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"])
+def test_windows_slide_as_onnx_says(auto):
+    rng = np.random.default_rng(0)
+    seen = 0
+    for _ in range(60):
+        n, k, stride, spacing = (int(i) for i in rng.integers(1, (9, 4, 4, 3)))
+        pads = tuple(rng.integers(0, 3, 2).tolist()) if auto == "NOTSET" else None
+        given = dict(strides=[stride], dilations=[spacing], auto_pad=auto)
+        if pads:
+            given["pads"] = list(pads)
+        node = helper.make_node("Conv", ["x", "w"], ["y"], **given)
+        ends = [
+            helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, None) for name in "xwy"
+        ]
+        model = helper.make_model(helper.make_graph([node], "g", ends[:2], ends[2:]))
+        weight = np.arange(1.0, k + 1).reshape(1, 1, k)
+        if (k - 1) * spacing + 1 > n + sum(pads or (0, 0)) and auto in ("NOTSET", "VALID"):
+            continue
+        if auto.startswith("SAME") and spacing > 1:
+            continue  # the evaluator does not know them
+        run = ReferenceEvaluator(model).run
+        rows = [run(None, {"x": np.eye(n)[None, i : i + 1], "w": weight})[0] for i in range(n)]
+        table = np.stack([row.ravel() for row in rows], axis=1)  # [windows, places]
+        numbers = tuple(
+            {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}.items()
+        )
+        numbers = tuple((key, v.encode() if isinstance(v, str) else v) for key, v in numbers)
+        ways = slides((numbers,), [k], [n], [len(table)])
+        assert ways is not None
+        mine = np.zeros_like(table)
+        for window in range(len(table)):
+            for tap in range(k):
+                place = window * ways[0].stride + tap * ways[0].spacing - ways[0].before
+                if 0 <= place < n:
+                    mine[window, place] += tap + 1
+        np.testing.assert_array_equal(mine, table)
+        assert slides((numbers,), [k], [n], [len(table) + 1]) is None
+        seen += 1
+    assert seen > 20

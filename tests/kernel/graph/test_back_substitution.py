@@ -1,0 +1,248 @@
+"""Affine bounds of units against values that climb towards the ends of their intervals."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moduli.compression.exact.reduce_graph import reduce_graph
+from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.graph import certificate
+from moduli.kernel.graph.back_substitution import BackSubstitution
+from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
+from moduli.kernel.graph.facts import Known
+from moduli.kernel.graph.shapes import require_shapes
+
+from ...support.graphs import Builder, run
+from ...support.windowed_graphs import Windowed, windowed
+
+ROOT = Path(__file__).parents[3]
+WORK = 10**9
+SLOPE = 1e-9  # of the sizes of values: far above what torch rounds in 64 bits, far below any gain
+
+
+def refined(graph, depth):
+    """Facts with bounds of all tensors, and which ends they brought nearer."""
+    nearer = {}
+
+    def refine(known, node):
+        for axis, n in enumerate(known.shape(node.output)):
+            if axis and isinstance(n, int) and (node.output, axis) in known.found:
+                back = BackSubstitution(known, WORK)
+                try:
+                    ends = back.narrow(node.output, axis, np.arange(n), depth)
+                except CertificateRejected:
+                    continue
+                if ends.any():
+                    nearer[node.output, axis] = ends
+
+    return Known(graph.model, graph.ranges, refine=refine), nearer
+
+
+def climbed(graph, name, axis, unit, sign, steps=8, starts=4):
+    """Values of all tensors at inputs where a unit is as large, or as small, as was found."""
+    shape = [2 if n == "n" else n for n in graph.shapes["x"]]
+    low, high = (torch.from_numpy(np.broadcast_to(end, shape).copy()) for end in graph.ranges["x"])
+    rng = np.random.default_rng(len(name) + unit)
+    x = torch.from_numpy(
+        rng.random((starts, *shape)).round() if steps else rng.random((starts, *shape))
+    )
+    x = low + (high - low) * x
+    best = None
+    for step in range(steps + 1):
+        x = x.flatten(0, 1).requires_grad_(True)
+        values = graph.values(x)
+        target = values[name].movedim(axis, 0)[unit]
+        tops = sign * target.reshape(starts, -1)
+        if best is None or float(tops.detach().max()) > best:
+            best = float(tops.detach().max())
+        if not tops.requires_grad or step == steps:
+            break
+        (slope,) = torch.autograd.grad(tops.max(dim=1).values.sum(), x)
+        pace = (high - low) * (0.5 if step % 2 else 2.0)
+        with torch.no_grad():
+            x = x.detach().reshape(starts, *shape) + pace * slope.sign().reshape(starts, *shape)
+            x = torch.minimum(torch.maximum(x, low), high)
+    return sign * best
+
+
+def attack(seed):
+    """How many ends became nearer, after none was found to be wrong."""
+    graph = windowed(seed)
+    require_shapes(graph.model)
+    rng = np.random.default_rng(seed)
+    known, nearer = refined(graph, int(rng.choice([1, 2, 3, 50])))
+    for (name, axis), ends in nearer.items():
+        facts = known.of((name, axis))
+        side, unit = (int(i) for i in rng.choice(np.argwhere(ends)))
+        sign = 1 if side else -1
+        found = climbed(graph, name, axis, unit, sign)
+        end = float(facts.high[unit] if side else facts.low[unit])
+        assert sign * (found - end) <= SLOPE * (1 + abs(end)), (seed, name, axis, unit, found, end)
+    return sum(int(ends.sum()) for ends in nearer.values())
+
+
+def test_nothing_climbs_over_a_bound():
+    assert sum(map(attack, range(24))) > 100
+
+
+@pytest.mark.slow
+def test_nothing_climbs_over_a_bound_of_a_thousand():
+    """In a process of its own, where no types are checked."""
+    run = "from tests.kernel.graph.test_back_substitution import attack; print(sum(map(attack, range(1000))))"
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 10_000
+
+
+# Certificates ---------------------------------------------------------------------------------------------------
+
+BOX = {"x": (np.array([0.0, 0.0]), np.array([1.0, 1.0]))}
+WIDE = {"x": (np.array([-3.0, 0.0]), np.array([1.0, 1.0]))}
+
+
+def doubtful():
+    """h = x + 1 and x + 2, both positive; then units h_0 - h_1 + 1/2 = -1/2, which intervals do not
+    see, and others that bend; and the first again behind them.
+    """
+    b = Builder("n", 2)
+    h = b.each("relu", b.dense("x", "a", [[1, 0], [1, 0], [0, 1]], [1, 2, -0.5]))
+    z = b.dense(h, "b", [[1, -1, 0], [1, -1, 1], [0, 0, 1]], [0.5, 0.75, -0.25])
+    g = b.each("relu", z)
+    return b.model(b.dense(g, "c", [[1, 2, 3], [3, -1, 1]], [0, 1])), z
+
+
+def proved(model, ranges=BOX):
+    found = reduce_graph(model, ranges=ranges, budget=1000)
+    proof = GraphCertificate(
+        model.digest, found.graph.digest, tuple(found.rounds), ranges, found.slack
+    )
+    return proof, found.graph
+
+
+def test_a_unit_goes_that_intervals_leave_open():
+    model, z = doubtful()
+    proof, small = proved(model)
+    proof.verify(small, model)
+    assert small.shapes[z] == ("n", 2)
+    kinds = [move.kind for moves in proof.rounds for move in moves]
+    assert kinds.count("bound") > 0
+    again = GraphCertificate.from_json(json.dumps(proof.to_json()))
+    again.verify(small, model)
+    assert again.to_json() == proof.to_json()
+    rng = np.random.default_rng(0)
+    feeds = {"x": rng.random((1000, 2))}
+    np.testing.assert_allclose(run(small, feeds), run(model, feeds), atol=1e-12)
+
+
+def test_on_a_wider_box_it_stays():
+    model, z = doubtful()
+    assert proved(model, WIDE)[1].shapes[z] == ("n", 3)
+    proof, small = proved(model)
+    with pytest.raises(CertificateRejected):
+        replace(proof, ranges=WIDE).verify(small, model)
+    with pytest.raises(CertificateRejected):
+        replace(proof, ranges={}).verify(small, model)
+
+
+def changed(proof, change):
+    rounds = []
+    for moves in proof.rounds:
+        rounds.append(tuple(new for move in moves for new in change(move)))
+    return replace(proof, rounds=tuple(rounds))
+
+
+FORGERIES = {
+    "no bounds": lambda move: [],
+    "other units": lambda move: [replace(move, units=(2,))],
+    "no units": lambda move: [replace(move, units=())],
+    "too few layers": lambda move: [replace(move, depth=1)],
+    "units that are not there": lambda move: [replace(move, units=(*move.units, 3))],
+    "an axis of unknown size": lambda move: [replace(move, axis=0, units=(0,))],
+    "an axis that is not there": lambda move: [replace(move, axis=2)],
+    "an input": lambda move: [replace(move, tensor="x"), move],
+    "a stored tensor": lambda move: [replace(move, tensor="b.w"), move],
+    "a tensor that is not there": lambda move: [replace(move, tensor="none"), move],
+    "a depth of nothing": lambda move: [replace(move, depth=0)],
+    "a unit below zero": lambda move: [replace(move, units=(-1, *move.units))],
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_bounds_that_prove_nothing(name):
+    proof, small = proved(doubtful()[0])
+
+    def change(move):
+        return FORGERIES[name](move) if move.kind == "bound" else [move]
+
+    with pytest.raises(CertificateRejected):
+        changed(proof, change).verify(small, doubtful()[0])
+
+
+TEXTS = {
+    "depth": [0, -1, 2.0, True, None, "2", 2**70],
+    "units": [[True], [-1], [0.0], None, {}],
+    "axis": [True, -1, 1.0],
+}
+
+
+@pytest.mark.parametrize("key", TEXTS)
+def test_text_that_asks_for_no_bounds(key):
+    proof, _ = proved(doubtful()[0])
+    for value in TEXTS[key]:
+        data = json.loads(json.dumps(proof.to_json()))
+        for move in (move for moves in data["rounds"] for move in moves if move["move"] == "bound"):
+            move[key] = value
+        with pytest.raises(CertificateRejected):
+            GraphCertificate.from_json(json.dumps(data))
+
+
+def test_bounds_come_first_in_their_round():
+    model, _ = doubtful()
+    proof, small = proved(model)
+    rounds = tuple(
+        (*(m for m in moves if m.kind != "bound"), *(m for m in moves if m.kind == "bound"))
+        for moves in proof.rounds
+    )
+    with pytest.raises(CertificateRejected):
+        replace(proof, rounds=rounds).verify(small, model)
+    bound = next(move for moves in proof.rounds for move in moves if move.kind == "bound")
+    order = GraphMove("order", "b.w", 0, (1, 0, 2))
+    with pytest.raises(CertificateRejected, match="one round"):
+        played(model, [bound, order], BOX)
+    with pytest.raises(CertificateRejected, match="one round"):
+        played(model, [order, bound], BOX)
+
+
+def test_work_is_bounded(monkeypatch):
+    proof, small = proved(doubtful()[0])
+    monkeypatch.setattr(certificate, "MOST_PRODUCTS", 1)
+    with pytest.raises(CertificateRejected, match="products"):
+        proof.verify(small, doubtful()[0])
+
+
+def test_places_are_bounded():
+    graph = Windowed(np.random.default_rng(0), {"x": ("n", 1, 400, 400)})
+    y = graph.each("x")
+    known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
+    with pytest.raises(CertificateRejected, match="places"):
+        BackSubstitution(known, WORK).narrow(y, 1, np.array([0]), 1)
+
+
+def test_bounds_are_never_worse():
+    for seed in range(6):
+        graph = windowed(seed)
+        plain = Known(graph.model, graph.ranges)
+        known, _ = refined(graph, 50)
+        for place, facts in plain.found.items():
+            assert (known.of(place).low >= facts.low - SLOPE).all()
+            assert (known.of(place).high <= facts.high + SLOPE).all()
