@@ -5505,16 +5505,13 @@ def graph_gap(graph: Graph, lost: dict[str, list[Any]], ends: dict[str, Any]) ->
     sizes, gaps = dict[str, Spread](), dict[str, Spread]()
     known = Known(graph, ends)
     for name in graph.inputs:
-        top = [
-            _capped(known, name, axis)
-            for axis, n in enumerate(graph.shapes[name])
-            if isinstance(n, int)
-        ]
-        best = _most(min(top, key=lambda x: _most(x))) if top else (ZERO, ONE)
-        sizes[name], gaps[name] = (
-            Spread(None, [best if name in ends else (ZERO, ONE)]),
-            Spread(None, [NONE]),
-        )
+        axes = [a for a, n in enumerate(graph.shapes[name]) if isinstance(n, int)]
+        tops = [Spread(a, _capped(known, name, a)) for a in axes if name in ends]
+        bounded_here = [top for top in tops if top.pairs and not any(g for _, g in top.pairs)]
+        means = [sum(c for c, _ in top.pairs) / len(top.pairs) for top in bounded_here]
+        least = means.index(min(means)) if means else None
+        sizes[name] = Spread(None, [(ZERO, ONE)]) if least is None else bounded_here[least]
+        gaps[name] = Spread(None, [NONE])
     for step in graph.steps:
         size, gap = _carried(graph, step, lost, sizes, gaps)
         sizes[step.output], gaps[step.output] = size, gap
@@ -5525,7 +5522,7 @@ def graph_gap(graph: Graph, lost: dict[str, list[Any]], ends: dict[str, Any]) ->
 def _capped(known: Known, name: str, axis: int) -> list[Pair]:
     tops = [max(abs(f.low), abs(f.high)) for f in known.of(name, axis)]
     if not all(map(finite, tops)):
-        return [(ZERO, ONE)]
+        return [(ZERO, ONE)] * len(tops)
     return [(Fraction(t), ZERO) for t in tops]
 
 
@@ -5607,6 +5604,8 @@ def _carried(graph: Graph, step: Step, lost: Any, sizes: Any, gaps: Any) -> tupl
     ):
         if not (op["linear"] or op["kind"] in ("max pool", "max")):
             raise NotUnderstood(f"a bound through {op['kind']!r}")
+        if None not in (sizes[x].axis, gaps[x].axis) and sizes[x].axis != gaps[x].axis:
+            raise NotUnderstood("bounds along two axes")
         axis = next(
             (o for i, o in op["free"] if i == sizes[x].axis and sizes[x].axis is not None), None
         )

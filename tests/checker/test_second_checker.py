@@ -12,7 +12,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,13 @@ import numpy as np
 import pytest
 import test_attack
 from onnx import numpy_helper, parser
+from second_graphs import judged_graph
 
 import moduli as mo
 from moduli.formats.onnx import graph_files
 from moduli.kernel.activations import Activation
 from moduli.kernel.certificate import Certificate
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
-from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.slack import Slack
 
 ROOT = Path(__file__).parents[2]
@@ -274,32 +274,6 @@ def test_bounds_hold_at_points():
 
 
 # Graphs ---------------------------------------------------------------------------------------------------------
-
-
-def read_graph(model: GraphModel) -> Any:
-    """A graph of the kernel as the second checker has it; raises `NotUnderstood`."""
-    steps = []
-    for node in model.nodes:
-        kind = type(node.op).__name__
-        if len(node.outputs) != 1 or None in model.shapes.values():
-            raise second.NotUnderstood(f"{kind} of several outputs, or values of unknown shape")
-        given = tuple((field.name, getattr(node.op, field.name)) for field in fields(node.op))
-        steps.append(second.Step(second.Op(kind, given), node.inputs, node.outputs[0]))
-    stored = {}
-    for name, array in model.constants.items():
-        if array.dtype.name not in second.CODES:
-            raise second.NotUnderstood(f"numbers of type {array.dtype}")
-        whole = array.dtype.kind in "biu"
-        stored[name] = second.Tensor(array.shape, array.ravel().tolist(), whole, array.dtype.name)
-    return second.Graph(model.inputs, model.outputs, tuple(steps), dict(model.shapes), stored)
-
-
-def judged_graph(proof: GraphCertificate, small: GraphModel, large: GraphModel) -> str:
-    try:
-        data = json.loads(json.dumps(proof.to_json()))
-        return str(second.check_graph(data, read_graph(small), read_graph(large)))
-    except (second.Rejected, second.NotUnderstood) as error:
-        return f"{'rejected' if isinstance(error, second.Rejected) else 'undecided'}: {error}"
 
 
 @pytest.fixture(scope="module")
