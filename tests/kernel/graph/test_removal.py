@@ -102,7 +102,10 @@ def test_a_number_costs_what_it_is_wrong_by(value):
     """Unit 3 is 1/2, whatever x is: as if it were another number, and its weights times the difference."""
     before = chain()
     known, small = attempted(before, {3: None}, values={(before.outputs[0], 2): value})
-    assert small.constants["c.b"].tolist() == [np.float32(0.5 + 3 * value), np.float32(0.25 + value)]
+    assert small.constants["c.b"].tolist() == [
+        np.float32(0.5 + 3 * value),
+        np.float32(0.25 + value),
+    ]
     lost = known.rounded["c.b"].whole((2,)) if known.rounded else np.zeros(2)
     off = abs(value - 0.5) * np.array([3, 1])
     assert (lost >= off).all()
