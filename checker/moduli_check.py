@@ -3792,6 +3792,8 @@ class Known:
         bias = self.graph.value(step.inputs[2]) if len(step.inputs) > 2 else None
         if axis != op["writes"] or weight is None or (len(step.inputs) > 2 and bias is None):
             return None
+        if op["groups"] > 1 and weight.shape[op["columns"]] > 1:
+            return None
         if not isinstance(self.graph.shapes[x][op["reads"]], int):
             return None
         read, found = self.of(x, op["reads"]), []
@@ -5769,7 +5771,7 @@ def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
 
 UNARY = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Abs": "abs", "Neg": "neg", "Identity": "identity",
          "Sin": "sin", "Softplus": "softplus", "HardSwish": "hardswish", "Mish": "mish"}  # fmt: skip
-BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul"}
+BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 
 
 def options(at: dict[str, Any], *names_here: str) -> tuple[Any, ...]:
@@ -5895,12 +5897,7 @@ def _onnx_step(
             shape,
         )
     groups = at.get("group", 1)
-    if (
-        op == "Conv"
-        and node.inputs[1] in stored
-        and len(shape) > 2
-        and (groups == 1 or stored[node.inputs[1]].shape[1:2] == (1,))
-    ):
+    if op == "Conv" and node.inputs[1] in stored and len(shape) > 2:
         weight = stored[node.inputs[1]].shape
         _only(at, {"strides", "pads", "dilations", "auto_pad", "group", "kernel_shape"})
         if len(weight) != len(shape) or at.get("kernel_shape", list(weight[2:])) != list(
@@ -5954,6 +5951,31 @@ def _onnx_step(
         rank = len(shape)
         layer = linear_op(rank - 1, rank - 1, 0, 1, tuple((a, a) for a in range(rank - 1)))
         return emit(layer, node.inputs, y, (*shape[:-1], shapes[node.inputs[1]][1]))
+    if op == "MatMul" and len(node.inputs) == 2 and not any(x in stored for x in node.inputs):
+        a, b = (shapes[name] for name in node.inputs)
+        if min(len(a), len(b)) < 2 or a[-1] != b[-2]:
+            raise NotUnderstood("a product of tensors whose sizes do not meet")
+        lead = _broadcast([a[:-2], b[:-2]]) if len(a) + len(b) > 4 else ()
+        return emit(Op("Contract"), node.inputs, y, (*lead, a[-2], b[-1]))
+    if op == "ReduceMean" and len(node.inputs) == 1 and set(at) <= {"axes", "keepdims"}:
+        gone = {axis % len(shape) for axis in at.get("axes", [])} or set(range(len(shape)))
+        keep, rest = bool(at.get("keepdims", 1)), [a for a in range(len(shape)) if a not in gone]
+        pairs = tuple((a, a if keep else k) for k, a in enumerate(rest))
+        told: Any = (tuple(sorted(gone)), keep, options({}, "select_last_index"))
+        mean = slicewise_op(op, pairs, numbers=told, linear=True, keeps=True, zero=True, hull=True)
+        made = [1 if a in gone else n for a, n in enumerate(shape) if keep or a not in gone]
+        return emit(mean, [x], y, tuple(made))
+    if op == "LayerNormalization" and set(at) <= {"axis", "epsilon", "stash_type"}:
+        first = at.get("axis", -1) % len(shape)
+        gone = set(range(first, len(shape)))
+        if any(len(shapes[name]) > len(gone) for name in node.inputs[1:]):
+            raise NotUnderstood("a scale that is not the same for all that is normalised")
+        epsilon = at.get("epsilon", struct.unpack("<f", struct.pack("<f", 1e-5))[0])
+        told = (tuple(sorted(gone)), options(at, "epsilon", "stash_type"))
+        norm = slicewise_op(
+            op, tuple((a, a) for a in range(first)), numbers=told, normalises=epsilon
+        )
+        return emit(norm, node.inputs, y, shape)
     if op in ("MaxPool", "AveragePool") and len(shape) > 2 and "kernel_shape" in at:
         windows = {"kernel_shape", "strides", "pads", "dilations", "auto_pad", "ceil_mode"}
         _only(at, windows | ({"count_include_pad"} if op == "AveragePool" else {"storage_order"}))
@@ -6023,7 +6045,8 @@ def _onnx_step(
             y,
             (shape[0], math.prod(shape[1:])),
         )
-    if op == "Reshape" and len(node.inputs) == 2 and node.inputs[1] in stored and not at:
+    plain = set(at) <= {"allowzero"} and not at.get("allowzero", 0)
+    if op == "Reshape" and len(node.inputs) == 2 and node.inputs[1] in stored and plain:
         target = _target(shape, [int(n) for n in stored[node.inputs[1]].data])
         return emit(reshape_op(shape, target), [x], y, target)
     raise NotUnderstood(f"the ONNX operator {op[:40]} as it is here")

@@ -15,8 +15,10 @@ import moduli_check as second
 import numpy as np
 import pytest
 from graphs import Builder, run
+from onnx import numpy_helper, parser
 from second_graphs import judged_graph, read_graph
 
+import moduli as mo
 from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.equivalence.graph_scales import gauges
 from moduli.equivalence.graph_units import UnitSets, move_to
@@ -241,6 +243,61 @@ def test_values_that_the_search_writes(kind):
         with pytest.raises(CertificateRejected):
             forged.verify(found.graph, model)
         assert judged_graph(forged, found.graph, model).startswith("rejected")
+
+
+HEADS = """<ir_version: 8, opset_import: ["": 17]> g (float[2,4,6] x) => (float[2,3] y)
+<int64[4] split = {2, 4, 2, 3}, int64[3] back = {0, 4, 6}, float r = {2.0}> {
+a = MatMul(x, a_w)
+h = LayerNormalization<axis = -1, epsilon = 0.001>(a, s, s)
+q0 = MatMul(h, q_w)
+q1 = Reshape<allowzero = 0>(q0, split)
+q = Transpose<perm = [0,2,1,3]>(q1)
+k0 = MatMul(h, k_w)
+k1 = Reshape(k0, split)
+k = Transpose<perm = [0,2,3,1]>(k1)
+z0 = MatMul(q, k)
+z = Div(z0, r)
+p = Softmax<axis = -1>(z)
+o0 = MatMul(p, q)
+o1 = Transpose<perm = [0,2,1,3]>(o0)
+o2 = Reshape(o1, back)
+o = Add(o2, a)
+m = ReduceMean<axes = [1], keepdims = 0>(o)
+y = MatMul(m, y_w) }"""
+GROUPS = """<ir_version: 8, opset_import: ["": 17]> g (float[1,4,5,5] x) => (float[1,2,1,1] y) {
+c = Conv(x, c_w)
+r = Relu(c)
+d = Conv<group = 2>(r, d_w, d_b)
+t = Tanh(d)
+m = ReduceMean<axes = [2,3]>(t)
+y = Conv(m, e_w) }"""
+STORED = {
+    HEADS: {"a_w": (6, 6), "q_w": (6, 6), "k_w": (6, 6), "y_w": (6, 3), "s": (6,)},
+    GROUPS: {"c_w": (4, 4, 3, 3), "d_w": (6, 2, 1, 1), "d_b": (6,), "e_w": (2, 6, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("text", [HEADS, GROUPS])
+def test_files_of_graphs_whose_units_trade_places(text, tmp_path):
+    """From files, by the command line: a graph, and the same with units in other places and multiplied."""
+    rng = np.random.default_rng(9)
+    model = parser.parse_model(text)
+    for name, shape in STORED[text].items():
+        array = rng.normal(size=shape).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    (tmp_path / "first.onnx").write_bytes(model.SerializeToString())
+    first = mo.load(tmp_path / "first.onnx")
+    element = mo.symmetries(first).random(1)
+    twin = element(first)
+    mo.save(twin, tmp_path / "twin.onnx")
+    claim = GraphCertificate(first.digest, twin.digest, element.rounds, {})
+    kinds = {move.kind for moves in claim.rounds for move in moves}
+    assert {"scale", "order"} <= kinds
+    assert ("unroll" in kinds) == (text == HEADS)
+    (tmp_path / "proof.json").write_text(json.dumps(claim.to_json()))
+    proof, *files = [str(tmp_path / name) for name in ("proof.json", "twin.onnx", "first.onnx")]
+    assert second.main([proof, *files]) == 0
+    assert second.main([proof, *files[::-1]]) == 1
 
 
 # Mutants --------------------------------------------------------------------------------------------------------
