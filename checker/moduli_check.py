@@ -4675,6 +4675,15 @@ def _require_ends(graph: Graph, changed: Iterable[Place]) -> set[str]:
     return touched
 
 
+def _require(step: Step, holds: Callable[..., bool], *given: Any) -> None:
+    """That a node commutes; one whose axes do not fit each other does not."""
+    try:
+        fits = holds(*given)
+    except (IndexError, KeyError, ValueError):
+        fits = False
+    demand(fits, f"{step.output[:40]!r} does not commute with what is done to the units")
+
+
 def order(graph: Graph, move: GraphMove) -> Graph:
     """The graph whose tensors are t'[i] = t[index[i]] along some axes: stored ones are, inputs and outputs are not, and
     where each node gives such a tensor from such tensors outputs are what they were.
@@ -4702,10 +4711,7 @@ def order(graph: Graph, move: GraphMove) -> Graph:
     touched = _require_ends(graph, turned)
     for step in graph.steps:
         if touched & {*step.inputs, step.output}:
-            demand(
-                commutes(graph, step, turned),
-                f"{step.output[:40]!r} does not commute with this order",
-            )
+            _require(step, commutes, graph, step, turned)
     stored = dict(graph.stored)
     for (name, axis), index in turned.items():
         if name in stored:
@@ -4846,6 +4852,8 @@ def _flat(
     if all((name, axis) not in turned for axis in axes):
         return None
     sizes_here = [shapes[name][axis] for axis in axes]
+    if math.prod(sizes_here) > MAX_NUMBERS:
+        raise NotUnderstood(f"the order of all entries of {name[:40]!r}")
     size = strides(sizes_here)
     full = [turned.get((name, axis), range(n)) for axis, n in zip(axes, sizes_here, strict=True)]
     found = [
@@ -4878,10 +4886,7 @@ def scale(graph: Graph, moves: list[GraphMove]) -> tuple[Graph, dict[str, list[F
     touched = _require_ends(graph, factors)
     for step in graph.steps:
         if touched & {*step.inputs, step.output}:
-            demand(
-                Scales(graph, step, factors).hold(),
-                f"{step.output[:40]!r} does not commute with these numbers",
-            )
+            _require(step, Scales(graph, step, factors).hold)
     stored, lost = dict(graph.stored), dict[str, list[Fraction]]()
     for name in sorted(touched & set(stored)):
         own_factors = sorted((axis, by) for (other, axis), by in factors.items() if other == name)
@@ -5056,6 +5061,8 @@ class Scales:
         kind, given = op["kind"], op["numbers"]
         known = all(math.isfinite(v) for v in given)
         linear, p, q = kind in LINEAR and known, self.of(*x), self.of(*y)
+        if self.size(x) != self.size(y):
+            return _ones(p, q)
         if linear:
             return p == q
         sizes_here = [[abs(v) for v in part] for part in (p, q)]
@@ -5161,6 +5168,8 @@ class Scales:
         read, columns = self.of(x, op["reads"]), self.of(w, op["columns"])
         if any(self.of(b, 0) != made for b in bias):
             return False
+        if self.size((x, op["reads"])) < 0:
+            return rows == made and _ones(columns)
         if op["groups"] == 1:
             return rows == made and all(p * q == 1 for p, q in zip(read, columns, strict=True))
         inner, outer = len(columns), len(rows) // op["groups"]
@@ -5223,12 +5232,18 @@ class Scales:
         if not all(self.alike((x, i), (y, o)) for i, o in op["free"]):
             return False
         for ins, outs in op["blocks"]:
-            sides = []
-            for name, axes in ((x, ins), (y, outs)):
-                if any(self.size((name, a)) < 0 for a in axes):
-                    return all(q == 1 for a in axes for q in self.of(name, a))
-                by = [self.of(name, a) for a in axes]
-                sides.append([math.prod(some, start=ONE) for some in itertools.product(*by)])
+            every = [self.size((name, a)) for name, axes in ((x, ins), (y, outs)) for a in axes]
+            if min(every, default=1) < 0:
+                continue  # one axis, of unknown size, of which no law speaks
+            if math.prod(self.size((x, a)) for a in ins) > MAX_NUMBERS:
+                raise NotUnderstood(f"the numbers of all entries of {x[:40]!r}")
+            sides = [
+                [
+                    math.prod(some, start=ONE)
+                    for some in itertools.product(*(self.of(name, a) for a in axes))
+                ]
+                for name, axes in ((x, ins), (y, outs))
+            ]
             if sides[0] != sides[1]:
                 return False
         return True
@@ -5288,6 +5303,7 @@ class Cutting:
         self.steps: list[Step] = []
         self.parts: dict[str, tuple[int, list[str]]] = {}  # the axis, and the names
         self.joined: set[str] = set()
+        self.taken: set[str] = set()  # single indices of tensors that are not cut, by name
 
     def write(self, op: Op, inputs: Iterable[str], output: str, shape: Shape) -> str:
         demand(output not in self.shapes, f"{output[:40]!r} is there twice")
@@ -5376,11 +5392,9 @@ class Cutting:
                     inputs.append(self.parts[x][1][h])
                 else:
                     name = f"{x}[{k}:{h}]"
-                    made = any(
-                        s.output == name and s.inputs == (x,) and s.op.kind == "Take"
-                        for s in self.steps
-                    )
-                    inputs.append(name if made else self.take(k, [h], x, name))
+                    if name not in self.taken:
+                        self.taken.add(self.take(k, [h], x, name))
+                    inputs.append(name)
             parts.append(self.write(op, inputs, f"{y}[{h}]", _with(self.shapes[y], axis, 1)))
         self.parts[y] = axis, parts
 
