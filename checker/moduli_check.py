@@ -3059,10 +3059,10 @@ def rounded(state: State) -> list[tuple[list[list[float]], list[float]]]:
 
 # Graphs =========================================================================================================
 #
-# Of the operators of docs/format.md these are followed: layers, convolutions without groups or with one for each
+# Orders and scales, of graphs that are cut, too, are followed through all operators of docs/format.md. Where units are
+# left out (remove, combine) or numbers rounded these are: layers, convolutions without groups or with one for each
 # channel, functions of one entry, sums, differences and products, batch norms, pools and other functions of slices,
-# reshapes and transposes. Of moves: remove, and bypass of what changes nothing. Whatever else is there is not
-# understood.
+# reshapes and transposes. Of what is passed by: what changes nothing. Whatever else is there is not understood.
 
 
 @dataclass(frozen=True)
@@ -3228,7 +3228,7 @@ def require_shapes(graph: Graph) -> None:
     for step in graph.steps:
         try:
             holds = _fits(
-                step.op, [graph.shapes[x] for x in step.inputs], graph.shapes[step.output]
+                step.op, [graph.shapes[x] for x in step.inputs if x], graph.shapes[step.output]
             )
         except (IndexError, KeyError, TypeError, ValueError):
             holds = False
@@ -3254,6 +3254,21 @@ def _paired(free: Any, x: Shape, y: Shape) -> bool:
     return fits and all(_meet(x[i], y[o]) for i, o in free)
 
 
+def _broadcasts(given: list[Shape], made: Shape) -> bool:
+    if max(map(len, given)) != len(made):
+        return False
+    for back in range(-len(made), 0):
+        sizes_here = {shape[back] for shape in given if -back <= len(shape)} - {1}
+        known = {n for n in sizes_here if isinstance(n, int)}
+        if (
+            (not sizes_here and made[back] != 1)
+            or len(known) > 1
+            or (known and made[back] not in known)
+        ):
+            return False
+    return True
+
+
 def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
     x = given[0]
     if op.kind == "Linear":
@@ -3269,8 +3284,6 @@ def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
         )
         holds = holds and all(isinstance(n, int) for n in w) and w[op["rows"]] % op["groups"] == 0
         holds = holds and _meet(x[op["reads"]], w[op["columns"]] * op["groups"])
-        if op["groups"] > 1 and w[op["columns"]] != 1:
-            raise NotUnderstood("a layer of groups that read several channels each")
         plain = len(w) > 2 or len(free) == len(x) == len(made)
         return (
             holds
@@ -3283,18 +3296,7 @@ def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
             _entry(op["kind"], op["numbers"]) or op["kind"] in ("identity", "neg")
         ):
             return False
-        if max(map(len, given)) != len(made):
-            return False
-        for back in range(-len(made), 0):
-            sizes_here = {shape[back] for shape in given if -back <= len(shape)} - {1}
-            known = {n for n in sizes_here if isinstance(n, int)}
-            if (
-                (not sizes_here and made[back] != 1)
-                or len(known) > 1
-                or (known and made[back] not in known)
-            ):
-                return False
-        return True
+        return _broadcasts(given, made)
     if op.kind == "PerUnit":
         further = given[1:]
         if not _alike(x, made) or not 0 <= op["axis"] < len(x):
@@ -3307,7 +3309,54 @@ def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
             )
         return all(s in ((), (1,)) or _alike(s, (x[op["axis"]],)) for s in further)
     if op.kind == "Slicewise":
-        return _paired(op["free"], x, made)
+        owners = (*op["carried"], *[None] * len(given))
+        own = all(o is None or s == (x[o],) for o, s in zip(owners, given[1:], strict=False))
+        return own and _paired(op["free"], x, made)
+    if op.kind in ("Opaque", "Size"):
+        return op.kind == "Opaque" or all(0 <= axis < len(given[i]) for i, axis in op["axes"])
+    if op.kind == "Contract":
+        a, b = given
+        ends = (
+            min(map(len, (a, b, made))) > 1
+            and _meet(a[-1], b[-2])
+            and _meet(a[-2], made[-2])
+            and _meet(b[-1], made[-1])
+        )
+        return ends and (
+            len(made) == 2 if len(a) == len(b) == 2 else _broadcasts([a[:-2], b[:-2]], made[:-2])
+        )
+    if op.kind == "Concat":
+        k, parts_here = op["axis"], [shape[op["axis"]] for shape in given]
+        known = all(isinstance(n, int) for n in parts_here)
+        whole_size = _meet(sum(parts_here), made[k]) if known else not isinstance(made[k], int)
+        return (
+            whole_size
+            and k >= 0
+            and all(
+                _alike((*shape[:k], *shape[k + 1 :]), (*made[:k], *made[k + 1 :]))
+                for shape in given
+            )
+        )
+    if op.kind == "Take":
+        k, n = op["axis"], x[op["axis"]]
+        left = () if op["drop"] else (len(op["index"]),)
+        chosen = isinstance(n, int) and k >= 0 and all(0 <= i < n for i in op["index"])
+        one = not op["drop"] or len(op["index"]) == 1
+        return chosen and one and _alike((*x[:k], *left, *x[k + 1 :]), made)
+    if op.kind == "Broadcast":
+        lead = len(made) - len(x)
+        stated = len(op["sizes"]) == len(made) and all(
+            n == m if n is not None else not isinstance(m, int)
+            for n, m in zip(op["sizes"], made, strict=True)
+        )
+        return (
+            lead >= 0
+            and stated
+            and all(n == 1 or _meet(n, made[lead + a]) for a, n in enumerate(x))
+        )
+    if op.kind == "Lookup":
+        k = op["axis"]
+        return 0 <= k < len(x) and _alike((*x[:k], *given[1], *x[k + 1 :]), made)
     if op.kind == "Transpose":
         return sorted(op["order"]) == list(range(len(x))) and _alike(
             [x[a] for a in op["order"]], made
@@ -3324,9 +3373,9 @@ def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
         if covered != [list(range(len(x))), list(range(len(made)))]:
             raise NotUnderstood("a reshape of parts that do not follow each other")
         for ins, outs in parts:
-            a, b = [x[i] for i in ins], [made[o] for o in outs]
-            if a != b and not (
-                all(isinstance(n, int) for n in (*a, *b)) and math.prod(a) == math.prod(b)
+            p, q = [x[i] for i in ins], [made[o] for o in outs]
+            if p != q and not (
+                all(isinstance(n, int) for n in (*p, *q)) and math.prod(p) == math.prod(q)
             ):
                 return False
         return stated
@@ -3337,10 +3386,18 @@ def _fits(op: Op, given: list[Shape], made: Shape) -> bool:
 
 
 class Ties:
-    """Classes of indices, grown from a seed; 0 is the class of what stays."""
+    """Classes of indices, grown from a seed; 0 is the class of what stays. With `trade` of indices that may trade
+    places, or be multiplied: functions in which all of an axis has no order tie it then, and sizes fix nothing.
+    """
 
-    def __init__(self, graph: Graph, seed: tuple[str, int]) -> None:
-        self.graph, self.parent, self.seed = graph, [0], seed
+    def __init__(self, graph: Graph, seed: tuple[str, int], trade: bool = False) -> None:
+        demand(
+            seed[0] in graph.shapes
+            and seed[1] < len(graph.shapes[seed[0]])
+            and isinstance(graph.shapes[seed[0]][seed[1]], int),
+            "there is no such axis of known size",
+        )
+        self.graph, self.parent, self.seed, self.trade = graph, [0], seed, trade
         self.classes: dict[tuple[str, int], list[int]] = {}
         self.changed = True
         self.start(seed)
@@ -3404,6 +3461,22 @@ class Ties:
             for label in self.classes.get((name, a), ()):
                 self.join(label, 0)
 
+    def broadcast(self, step: Step, names: Iterable[str], ends: int = 0) -> None:
+        """Operands as they are broadcast against the output, but for the last axes."""
+        shapes = self.graph.shapes
+        shape = shapes[step.output]
+        for axis, n in enumerate(shape[: len(shape) - ends]):
+            for name in names:
+                own = shapes[name]
+                back = axis - len(shape)
+                if -back > len(own) or own[back] == 1:
+                    continue
+                if own[back] != n or not isinstance(n, int):
+                    self.fix(name, len(own) + back)
+                    self.fix(step.output, axis)
+                elif n > 1:
+                    self.same((name, len(own) + back), (step.output, axis))
+
     def units(self) -> dict[tuple[str, int], list[int]]:
         """For each place the unit of each index, named by the first index of the seed that it has; -1: it stays."""
         names: dict[int, int] = {0: -1}
@@ -3432,7 +3505,9 @@ def tie(step: Step, ties: Ties) -> None:
         ties.same((w, op["rows"]), (y, op["writes"]))
         if len(step.inputs) > 2:
             ties.same((w, op["rows"]), (step.inputs[2], 0))
-        if op["groups"] == 1:
+        if op["groups"] > 1 and shapes[w][op["columns"]] > 1:
+            _tie_groups(step, ties)
+        elif op["groups"] == 1:
             ties.same((x, op["reads"]), (w, op["columns"]))
         else:  # each channel of x with all that is made of it
             each = shapes[w][op["rows"]] // op["groups"]
@@ -3450,31 +3525,36 @@ def tie(step: Step, ties: Ties) -> None:
                 if axis not in kept:
                     ties.fix(name, axis)
     elif op.kind == "Elementwise":
-        shape = shapes[y]
-        if op["kind"] not in FOLLOWED and any(
-            name in (y, *step.inputs) for name, _ in ties.classes
+        if (
+            not ties.trade
+            and op["kind"] not in FOLLOWED
+            and any(name in (y, *step.inputs) for name, _ in ties.classes)
         ):
             raise NotUnderstood(f"units behind or in front of {op['kind'][:40]!r}")
-        for axis, n in enumerate(shape):
-            for name in step.inputs:
-                own = shapes[name]
-                back = axis - len(shape)
-                if -back > len(own) or own[back] == 1:
-                    continue
-                if own[back] != n or not isinstance(n, int):
-                    ties.fix(name, len(own) + back)
-                    ties.fix(y, axis)
-                elif n > 1:
-                    ties.same((name, len(own) + back), (y, axis))
+        ties.broadcast(step, [name for name in step.inputs if name])
     elif op.kind == "PerUnit":
         for axis in range(len(shapes[x])):
             ties.same((x, axis), (y, axis))
         for name in step.inputs[1:]:
-            if shapes[name] not in ((), (1,)):
+            if name and shapes[name] not in ((), (1,)):
                 ties.same((x, op["axis"]), (name, 0))
+    elif op.kind == "Slicewise" and ties.trade and op["kind"] in UNORDERED:
+        rank = len(shapes[x])
+        for i, o in op["free"] if op["kind"] in REDUCTIONS else [(a, a) for a in range(rank)]:
+            ties.same((x, i), (y, o))
+        for name in filter(None, step.inputs[1:]):
+            for axis, lead in enumerate(range(rank - len(shapes[name]), rank)):
+                ties.same((x, lead), (name, axis))
     elif op.kind == "Slicewise":
         for i, o in op["free"]:
             ties.same((x, i), (y, o))
+        for owner, name in zip(
+            (*op["carried"], *[None] * len(step.inputs)), step.inputs[1:], strict=False
+        ):
+            if name and owner is not None:
+                ties.same((x, owner), (name, 0))
+            elif name:
+                ties.fix(name)
         for name, kept in ((x, {i for i, _ in op["free"]}), (y, {o for _, o in op["free"]})):
             for axis in range(len(shapes[name])):
                 if axis not in kept:
@@ -3484,8 +3564,87 @@ def tie(step: Step, ties: Ties) -> None:
             ties.same((x, source), (y, axis))
     elif op.kind == "Reshape":
         _tie_reshape(op, x, y, ties)
+    elif op.kind == "Contract":
+        b = step.inputs[1]
+        m, n = len(shapes[x]), len(shapes[b])
+        ties.broadcast(step, step.inputs, 2)
+        ties.same((x, m - 2), (y, len(shapes[y]) - 2))
+        ties.same((b, n - 1), (y, len(shapes[y]) - 1))
+        ties.same((x, m - 1), (b, n - 2))
+    elif op.kind == "Concat":
+        start = 0
+        for name in step.inputs:
+            for axis in range(len(shapes[y])):
+                if axis != op["axis"]:
+                    ties.same((name, axis), (y, axis))
+            n = shapes[name][op["axis"]]
+            if isinstance(n, int) and isinstance(shapes[y][op["axis"]], int):
+                ties.pick((y, op["axis"]), (name, op["axis"]), range(start, start + n))
+                start += n
+            else:
+                ties.fix(name, op["axis"])
+                ties.fix(y, op["axis"])
+    elif op.kind == "Take":
+        for axis in range(len(shapes[x])):
+            if axis != op["axis"]:
+                ties.same((x, axis), (y, axis - (op["drop"] and axis > op["axis"])))
+            elif not op["drop"]:
+                ties.pick((x, axis), (y, axis), op["index"])
+            elif (x, axis) in ties.classes:
+                ties.join(ties.classes[x, axis][op["index"][0]], 0)
+    elif op.kind == "Broadcast":
+        ties.broadcast(step, [x])
+        for name in step.inputs[1:]:
+            ties.fix(name)
+        for axis, n in enumerate(shapes[y]):
+            back = axis - len(shapes[y])
+            if isinstance(n, int) and (-back > len(shapes[x]) or shapes[x][back] != n):
+                ties.fix(y, axis)
+    elif op.kind == "Lookup":
+        ids = step.inputs[1]
+        ties.fix(x, op["axis"])
+        for axis in range(len(shapes[x])):
+            if axis != op["axis"]:
+                ties.same((x, axis), (y, axis + (len(shapes[ids]) - 1) * (axis > op["axis"])))
+        for axis in range(len(shapes[ids])):
+            ties.same((ids, axis), (y, axis + op["axis"]))
+    elif op.kind == "Size":
+        for i, axis in () if ties.trade else op["axes"]:
+            ties.fix(step.inputs[i], axis)
+        ties.fix(y)
+    elif op.kind == "Opaque":
+        for name in filter(None, (*step.inputs, y)):
+            ties.fix(name)
     else:
         raise NotUnderstood(f"the operator {op.kind}")
+
+
+REDUCTIONS = {"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare", "mean", "sum",
+              "amax", "amin"}  # fmt: skip
+ROOT_MEAN_SQUARE = {"RMSNormalization", "rms_norm"}
+NORMS = {"LayerNormalization", "layer_norm", *ROOT_MEAN_SQUARE}
+UNORDERED = {"Softmax", "softmax", "LogSoftmax", "log_softmax", *NORMS, *REDUCTIONS}
+
+
+def _tie_groups(step: Step, ties: Ties) -> None:
+    """Groups of several channels: the same index of every group, or whole groups with all that they read and write."""
+    op, (x, w), y = step.op, step.inputs[:2], step.output
+    n, m = ties.graph.shapes[x][op["reads"]], ties.graph.shapes[w][op["rows"]]
+    inner, outer = n // op["groups"], m // op["groups"]
+
+    def repeats(labels: list[int], period: int) -> bool:
+        alike = all(label == labels[i % period] for i, label in enumerate(labels))
+        return 1 < period < len(labels) and alike and len(set(labels[:period])) > 1
+
+    read, written = ties.labels((x, op["reads"])), ties.labels((y, op["writes"]))
+    if ties.labels((w, op["columns"])) is not None or (read is not None and repeats(read, inner)):
+        ties.pick((w, op["columns"]), (x, op["reads"]), [i % inner for i in range(n)])
+        read = None
+    if written is not None and repeats(written, outer):
+        written = None
+    if read is not None or written is not None:
+        ties.pick((y, op["writes"]), (x, op["reads"]), [i // inner * outer for i in range(n)])
+        ties.pick((y, op["writes"]), (y, op["writes"]), [i // outer * outer for i in range(m)])
 
 
 def digits(shape: Shape, axes: Sequence[int]) -> dict[int, tuple[int, int]]:
@@ -3591,7 +3750,7 @@ class Known:
         step = self.makers[name]
         rule = {"Linear": self._linear, "Elementwise": self._elementwise, "PerUnit": self._batch_norm,
                 "Slicewise": self._slicewise, "Transpose": self._turned, "Reshape": self._reshaped}  # fmt: skip
-        return rule[step.op.kind](step, axis)
+        return rule[step.op.kind](step, axis) if step.op.kind in rule else None
 
     def _stored(self, array: Tensor, axis: int, i: int) -> Fact:
         row = slice_of(array, axis, i)
@@ -3632,6 +3791,8 @@ class Known:
         weight = self.graph.value(step.inputs[1])
         bias = self.graph.value(step.inputs[2]) if len(step.inputs) > 2 else None
         if axis != op["writes"] or weight is None or (len(step.inputs) > 2 and bias is None):
+            return None
+        if op["groups"] > 1 and weight.shape[op["columns"]] > 1:
             return None
         if not isinstance(self.graph.shapes[x][op["reads"]], int):
             return None
@@ -4020,12 +4181,15 @@ class GraphMove(NamedTuple):
     axis: int
     units: list[int]
     into: list[int]
+    values: dict[tuple[str, int], Fraction]
+    coefficients: list[float]
+    powers: dict[tuple[str, int], int]
 
     def __str__(self) -> str:
         return f"{self.kind} of {', '.join(map(str, self.units[:4]))} along axis {self.axis} of {self.tensor[:40]!r}"
 
 
-GRAPH_KINDS = {"remove": ("axis", "units", "into"), "bypass": (), "combine": ("units", "into", "coefficients"),
+GRAPH_KINDS = {"remove": ("axis", "units", "into", "values"), "bypass": (), "combine": ("units", "into", "coefficients"),
                "order": ("axis", "units"), "scale": ("axis", "units", "coefficients", "powers"),
                "unroll": ("axis",), "bound": ("axis", "units", "depth")}  # fmt: skip
 
@@ -4039,18 +4203,34 @@ def graph_move_of(data: Any) -> GraphMove:
     axis = whole(read.get("axis", 0), 0, 32, "axis")
     units = [whole(u, 0, 2**31, "a unit") for u in listed(read.get("units", []), "units")]
     into = [whole(u, -1, 2**31, "a unit") for u in listed(read.get("into", []), "into")]
-    return GraphMove(kind, read["tensor"], axis, units, into)
+    coefficients = [
+        real(x, "a coefficient") for x in listed(read.get("coefficients", []), "coefficients")
+    ]
+    values = dict[tuple[str, int], Fraction]()
+    for name, column, value in _triples(read.get("values", []), "values", 2**31):
+        demand((name, column) not in values, "a column has two values")
+        values[name, column] = Fraction(real(value, "a value"))
+    powers = dict[tuple[str, int], int]()
+    for name, place, power in _triples(read.get("powers", []), "powers", 32):
+        demand((name, place) not in powers, "an axis has two powers")
+        powers[name, place] = whole(power, -64, 64, "a power")
+    return GraphMove(kind, read["tensor"], axis, units, into, values, coefficients, powers)
+
+
+def _triples(data: Any, what: str, most: int) -> Iterator[tuple[str, int, Any]]:
+    """Of a tensor, a whole number and another."""
+    for three in listed(data, what):
+        demand(
+            type(three) is list and len(three) == 3 and type(three[0]) is str,
+            f"{what} are lists of a tensor and two numbers",
+        )
+        yield three[0], whole(three[1], 0, most, what), three[2]
 
 
 def remove(
     graph: Graph, ends: dict[str, Any], move: GraphMove
 ) -> tuple[Graph, dict[str, list[Any]]]:
-    """The graph without some units, and the exact numbers of what had to be rounded in it."""
-    shape = graph.shapes.get(move.tensor)
-    demand(
-        shape is not None and move.axis < len(shape) and isinstance(shape[move.axis], int),
-        "there is no such axis of known size",
-    )
+    """The graph without some units, and what numbers that it stores are away from those they stand for."""
     ties = Ties(graph, (move.tensor, move.axis))
     places = ties.units()
     own = places[move.tensor, move.axis]
@@ -4073,11 +4253,22 @@ def remove(
         demand(rest, f"nothing is left of axis {place[1]} of {place[0][:40]!r}")
         if len(rest) < len(labels):
             kept[place] = rest
+    touched = {name for name, _ in kept}
+    for step in graph.steps:
+        several = (
+            step.op.kind == "Linear"
+            and step.op["groups"] > 1
+            and graph.shapes[step.inputs[1]][step.op["columns"]] > 1
+        )
+        if (several or step.op.kind in BEYOND) and touched & {*step.inputs, step.output}:
+            raise NotUnderstood(
+                f"units that go at {step.op.kind}, or at groups of several channels"
+            )
     known, changes = Known(graph, ends), dict[str, dict[str, list[Any]]]()
     for step in graph.steps:
         if step.op.kind == "Linear":
-            _absorb(graph, known, step, places, gone, changes)
-    exactly: dict[str, list[Any]] = {}
+            _absorb(graph, known, step, places, gone, move.values, changes)
+    lost: dict[str, list[Fraction]] = {}
     stored = dict(graph.stored)
     for name, by_node in changes.items():
         asked = list(by_node.values())
@@ -4087,32 +4278,78 @@ def remove(
             alike and len(asked) == uses,
             f"{name[:40]!r} is read by several nodes, which need different changes",
         )
-        numbers_now, data = [Fraction(x) for x in stored[name].data], list(stored[name].data)
-        for at, more in asked[0]:
-            numbers_now[at] += more
-        for at in {at for at, _ in asked[0]}:
-            data[at] = narrowed(numbers_now[at], stored[name].dtype)
-        if any(Fraction(x) != q for x, q in zip(data, numbers_now, strict=True)):
-            exactly[name] = numbers_now
-        stored[name] = stored[name]._replace(data=data)
-    return _restricted(graph._replace(stored=stored), kept, exactly)
+        stored[name], off = _changed(stored[name], asked[0])
+        if any(off):
+            lost[name] = off
+    return _restricted(graph._replace(stored=stored), kept, lost)
 
 
-def narrowed(q: Fraction, dtype: str) -> float:
+BEYOND = {"Contract", "Concat", "Take", "Broadcast", "Lookup", "Size", "Opaque"}
+
+
+class Addition(NamedTuple):
+    """`factor` times `taps[i]` is added to the number that stands at `at[i]`: to a column, or to a bias, which is away by
+    the sum of sizes of taps times `width` then.
+    """
+
+    at: list[int]
+    taps: list[list[Any]]
+    factor: Fraction
+    column: bool
+    width: Fraction = ZERO
+
+
+def _changed(array_now: Tensor, additions: list[Addition]) -> tuple[Tensor, list[Fraction]]:
+    """What is stored after additions, and what it is away. Doubles are added one after another; what goes into a bias is
+    added exactly where anything was rounded and there are at most 64 additions.
+    """
+    exact, doubles = [Fraction(x) for x in array_now.data], [float(x) for x in array_now.data]
+    width = [ZERO] * len(exact)
+    for add in additions:
+        factor = as_double(add.factor)
+        for at, taps in zip(add.at, add.taps, strict=True):
+            for tap in taps:
+                exact[at] += add.factor * Fraction(tap)
+                doubles[at] += float(tap) * factor
+                width[at] += add.width * abs(Fraction(tap))
+    demand(all(map(math.isfinite, doubles)), "a number is beyond what floats hold")
+    rounded = any(Fraction(x) != q for x, q in zip(doubles, exact, strict=True))
+    if rounded and not additions[0].column and len(additions) <= 64:
+        doubles = list(map(as_double, exact))
+    data = list(array_now.data)
+    for at in {at for add in additions for at in add.at}:
+        data[at] = in_type(doubles[at], array_now.dtype)
+    off = [abs(Fraction(x) - q) + w for x, q, w in zip(data, exact, width, strict=True)]
+    return array_now._replace(data=data), off
+
+
+def as_double(q: Fraction) -> float:
+    try:
+        return float(q)
+    except OverflowError:
+        raise Rejected("a number is beyond what floats hold") from None
+
+
+def in_type(x: float, dtype: str) -> float:
     """The nearest number of a type."""
     demand(dtype in ("float64", "float32", "float16"), f"a number of type {dtype} changes")
-    near = float(q)
-    if dtype == "float64":
-        return near
     code = CODES[dtype]
     try:
-        return float(struct.unpack(f"<{code}", struct.pack(f"<{code}", near))[0])
+        found = float(struct.unpack(f"<{code}", struct.pack(f"<{code}", x))[0])
     except OverflowError:
-        raise Rejected(f"a number is beyond what {dtype} holds") from None
+        found = INF
+    demand(math.isfinite(found), f"a number is beyond what {dtype} holds")
+    return found
 
 
 def _absorb(
-    graph: Graph, known: Known, step: Step, places: Any, gone: dict[int, int | None], changes: Any
+    graph: Graph,
+    known: Known,
+    step: Step,
+    places: Any,
+    gone: dict[int, int | None],
+    values: dict[tuple[str, int], Fraction],
+    changes: Any,
 ) -> None:
     """The columns of units that go, at one layer: nothing, a constant, or a multiple of what stays."""
     op, (x, w) = step.op, step.inputs[:2]
@@ -4125,16 +4362,33 @@ def _absorb(
     for column in [i for i, u in enumerate(columns) if u in gone]:
         taps = slice_of(weight, op["columns"], column)
         f, unit = inside[column], columns[column]
-        if not any(taps) or f.constant == 0:
+        if not any(taps):
             continue
         demand(all(map(finite, taps)), "a weight is no number")
-        c = f.constant
+        given, c = values.get((step.output, column)), f.constant
+        if given is not None:
+            if _unread(graph, step.output):
+                raise NotUnderstood("what is multiplied by zero behind a layer")
+            edge = op["padded"] or not op["uniform"]
+            demand(
+                op["groups"] == 1 and not (edge and given),
+                "a number for what is continued by zeros, or in groups",
+            )
+            if not (finite(f.low) and finite(f.high)):
+                raise NotUnderstood(
+                    f"what {step.output[:40]!r} reads of unit {unit}, of which no bounds are known here"
+                )
+            width = max(Fraction(f.high) - given, given - Fraction(f.low))
+            _shift(graph, step, weight, op, column, given, changes, width)
+            continue
+        if c == 0:
+            continue
         if c is not None and op["uniform"] and not op["padded"]:
             _shift(graph, step, weight, op, column, c, changes)
             continue
         target = gone[unit]
         if target is None:
-            if _unread(graph, step.output) or (finite(f.low) and finite(f.high)):
+            if _unread(graph, step.output):
                 raise NotUnderstood(
                     f"what {step.output[:40]!r} reads of unit {unit}, which is not constant there"
                 )
@@ -4147,12 +4401,9 @@ def _absorb(
         demand(
             same, f"{step.output[:40]!r} reads unit {unit}, which is no multiple of unit {target}"
         )
-        spots = [index_of(weight.shape, op["columns"], i) for i in (column, others[position])]
-        more = [
-            (at, f.ratio / other.ratio * Fraction(weight.data[source]))
-            for source, at in zip(*spots, strict=True)
-        ]
-        changes.setdefault(w, {}).setdefault(step.output, []).extend(more)
+        at = index_of(weight.shape, op["columns"], others[position])
+        more = Addition(at, [[tap] for tap in taps], f.ratio / other.ratio, True)
+        changes.setdefault(w, {}).setdefault(step.output, []).append(more)
 
 
 def _unread(graph: Graph, name: str) -> bool:
@@ -4177,7 +4428,14 @@ def index_of(shape: Sequence[int], axis: int, i: int) -> list[int]:
 
 
 def _shift(
-    graph: Graph, step: Step, weight: Tensor, op: Op, column: int, c: Fraction, changes: Any
+    graph: Graph,
+    step: Step,
+    weight: Tensor,
+    op: Op,
+    column: int,
+    c: Fraction,
+    changes: Any,
+    width: Fraction = ZERO,
 ) -> None:
     """A constant times the sum of taps goes into the bias, or into what alone reads the layer."""
     row_axis = op["rows"] - (op["rows"] > op["columns"])
@@ -4185,13 +4443,10 @@ def _shift(
         tuple(n for a, n in enumerate(weight.shape) if a != op["columns"]),
         slice_of(weight, op["columns"], column),
     )
-    sums = [
-        sum(map(Fraction, slice_of(part, row_axis, o)), ZERO) for o in range(part.shape[row_axis])
-    ]
+    taps = [slice_of(part, row_axis, o) for o in range(part.shape[row_axis])]
     name, sign = _sink(graph, step, op)
-    changes.setdefault(name, {}).setdefault(step.output, []).extend(
-        (o, sign * c * q) for o, q in enumerate(sums)
-    )
+    more = Addition(list(range(len(taps))), taps, sign * c, False, width)
+    changes.setdefault(name, {}).setdefault(step.output, []).append(more)
 
 
 def _sink(graph: Graph, step: Step, op: Op) -> tuple[str, int]:
@@ -4227,13 +4482,13 @@ def _sink(graph: Graph, step: Step, op: Op) -> tuple[str, int]:
 
 
 def _restricted(
-    graph: Graph, kept: dict[tuple[str, int], list[int]], exactly: dict[str, list[Any]]
+    graph: Graph, kept: dict[tuple[str, int], list[int]], lost: dict[str, list[Any]]
 ) -> tuple[Graph, dict[str, list[Any]]]:
     shapes, stored = dict(graph.shapes), dict(graph.stored)
     for (name, axis), stay in kept.items():
         shapes[name] = (*shapes[name][:axis], len(stay), *shapes[name][axis + 1 :])
-        if name in exactly:
-            exactly[name] = list(taken(stored[name]._replace(data=exactly[name]), axis, stay).data)
+        if name in lost:
+            lost[name] = list(taken(stored[name]._replace(data=lost[name]), axis, stay).data)
         if name in stored:
             stored[name] = taken(stored[name], axis, stay)
     steps = []
@@ -4260,7 +4515,7 @@ def _restricted(
             )
             op = Op("Reshape", tuple((k, sizes if k == "sizes" else v) for k, v in op.given))
         steps.append(step._replace(op=op))
-    return graph._replace(steps=tuple(steps), shapes=shapes, stored=stored), exactly
+    return graph._replace(steps=tuple(steps), shapes=shapes, stored=stored), lost
 
 
 def bypass(graph: Graph, move: GraphMove) -> Graph:
@@ -4285,6 +4540,944 @@ def bypass(graph: Graph, move: GraphMove) -> Graph:
         if s is not step
     ]
     return graph._replace(steps=tuple(steps))
+
+
+# Units between two layers that are sums of others
+
+
+def without_sums(
+    graph: Graph, move: GraphMove, ends: dict[str, Any]
+) -> tuple[Graph, dict[str, list[Fraction]], Pair]:
+    """The graph without units that are sums of others, what its numbers are away, and what the rows that were no sums
+    did: y_i = sum c_ij y_j for every input where row i is such a sum, bias included, and the layers behind are linear.
+    """
+    writer = next((step for step in graph.steps if step.output == move.tensor), None)
+    if writer is None or writer.op.kind != "Linear" or writer.op["groups"] > 1:
+        raise Rejected("it is not what a layer gives")
+    axis, name = writer.op["writes"], move.tensor
+    shape = graph.shapes[name]
+    n, kept = shape[axis], dict[tuple[str, int], list[int]]()
+    weight, biases, passed = writer.inputs[1], [(x, 0) for x in writer.inputs[2:]], [name]
+    while True:
+        readers = [step for step in graph.steps if name in step.inputs]
+        once = all(step.inputs.count(name) == 1 for step in readers)
+        demand(readers and once and name not in graph.outputs, "it is not between two layers")
+        if len(readers) > 1 or readers[0].op.kind != "Elementwise":
+            break
+        (step,) = readers
+        sums = step.op["kind"] == "add" and len(step.inputs) == 2
+        other = next((x for x in step.inputs if x != name), "")
+        demand(sums and other in graph.stored, "what is between two layers is no sum")
+        held = graph.stored[other].shape
+        back = axis - len(shape)
+        fits = len(held) >= -back and held[back] == n == math.prod(held)
+        demand(fits and graph.shapes[step.output] == shape, "a sum has no number for each unit")
+        biases.append((other, len(held) + back))
+        name = step.output
+        passed.append(name)
+    for step in readers:
+        plain = step.op.kind == "Linear" and step.op["groups"] == 1 and step.inputs[0] == name
+        demand(plain and step.op["reads"] == axis, "what reads the units is no layer along them")
+    columns = [(step.inputs[1], step.op["columns"]) for step in readers]
+    own = [weight, *(x for x, _ in biases), *(x for x, _ in columns)]
+    reads = [x for step in graph.steps for x in step.inputs] + list(graph.outputs)
+    if any(x not in graph.stored or reads.count(x) > 1 for x in own):
+        raise NotUnderstood("weights that are turned, or read elsewhere as well")
+    demand(
+        all(finite(v) for x in own for v in graph.stored[x].data),
+        "a stored number between the layers is none",
+    )
+    gone, stay, c = move.units, move.into, move.coefficients
+    both = [*gone, *stay]
+    demand(
+        gone and len(set(both)) == len(both) and all(0 <= u < n for u in both) and len(gone) < n,
+        "units and what they are sums of do not match",
+    )
+    demand(len(c) == len(gone) * len(stay), "coefficients are a number for each pair of units")
+    c_of = [list(map(Fraction, c[k * len(stay) : (k + 1) * len(stay)])) for k in range(len(gone))]
+
+    rows = dict[str, list[Fraction]]()
+    for x, along in [(weight, writer.op["rows"]), *biases]:
+        array_now = graph.stored[x]
+        off = [ZERO] * len(array_now.data)
+        parts = [list(map(Fraction, slice_of(array_now, along, j))) for j in stay]
+        for i, numbers in zip(gone, c_of, strict=True):
+            for k, at in enumerate(index_of(array_now.shape, along, i)):
+                whole_sum = sum((q * part[k] for q, part in zip(numbers, parts, strict=True)), ZERO)
+                off[at] = abs(Fraction(array_now.data[at]) - whole_sum)
+        rows[x] = off
+        kept[x, along] = [i for i in range(n) if i not in set(gone)]
+    before = _gap(graph, rows, ends)
+
+    stored, lost = dict(graph.stored), dict[str, list[Fraction]]()
+    for x, along in columns:
+        array_now = graph.stored[x]
+        data, off = list(array_now.data), [ZERO] * len(array_now.data)
+        taps = [slice_of(array_now, along, i) for i in gone]
+        for l, j in enumerate(stay):
+            for k, at in enumerate(index_of(array_now.shape, along, j)):
+                double, exact = float(array_now.data[at]), Fraction(array_now.data[at])
+                for numbers, tap in zip(c_of, taps, strict=True):  # one after another, in doubles
+                    double += float(numbers[l]) * tap[k]
+                    exact += numbers[l] * Fraction(tap[k])
+                demand(math.isfinite(double), "a number is beyond what floats hold")
+                data[at] = in_type(double, array_now.dtype)
+                off[at] = abs(Fraction(data[at]) - exact)
+        stored[x], lost[x] = array_now._replace(data=data), off
+        kept[x, along] = [i for i in range(n) if i not in set(gone)]
+    for x in passed:
+        kept[x, axis] = [i for i in range(n) if i not in set(gone)]
+    lost = {x: off for x, off in lost.items() if any(off)}
+    return *_restricted(graph._replace(stored=stored), kept, lost), before
+
+
+# Units that trade places, or are multiplied by numbers
+
+Place = tuple[str, int]
+
+
+def trade(graph: Graph, moves: list[GraphMove]) -> tuple[Graph, dict[str, list[Fraction]]]:
+    """The graph after orders, or scales, of its units, and what its numbers are away. Whether outputs stay as they are
+    is asked of the graph that is cut, which stores the same.
+    """
+    cuts = [move for move in moves if move.kind == "unroll"]
+    rest = [move for move in moves if move.kind != "unroll"]
+    kinds = {move.kind for move in rest}
+    demand(kinds <= {"order"} or kinds <= {"scale"}, "orders, or scales, are with other moves")
+    for move in cuts:
+        shape = graph.shapes.get(move.tensor, ())
+        demand(
+            move.axis < len(shape) and isinstance(shape[move.axis], int),
+            "there is no such axis of known size",
+        )
+    places = [(move.tensor, move.axis) for move in cuts]
+    demand(len({name for name, _ in places}) == len(places), "a tensor is cut along two axes")
+    now, lost = unroll(graph, dict(places)) if cuts else graph, dict[str, list[Fraction]]()
+    if cuts:
+        require_shapes(now)
+    if kinds == {"order"}:
+        for move in rest:
+            try:
+                now = order(now, move)
+            except Rejected as error:
+                raise Rejected(f"{move}: {error}") from None
+    else:
+        now, lost = scale(now, rest)
+    return graph._replace(stored={name: now.stored[name] for name in graph.stored}), lost
+
+
+def _require_ends(graph: Graph, changed: Iterable[Place]) -> set[str]:
+    touched = {name for name, _ in changed}
+    demand(
+        not touched & {*graph.inputs, *graph.outputs},
+        "an input or output of the graph would change",
+    )
+    return touched
+
+
+def _require(step: Step, holds: Callable[..., bool], *given: Any) -> None:
+    """That a node commutes; one whose axes do not fit each other does not."""
+    try:
+        fits = holds(*given)
+    except (IndexError, KeyError, ValueError):
+        fits = False
+    demand(fits, f"{step.output[:40]!r} does not commute with what is done to the units")
+
+
+def order(graph: Graph, move: GraphMove) -> Graph:
+    """The graph whose tensors are t'[i] = t[index[i]] along some axes: stored ones are, inputs and outputs are not, and
+    where each node gives such a tensor from such tensors outputs are what they were.
+    """
+    places = Ties(graph, (move.tensor, move.axis), trade=True).units()
+    own = places[move.tensor, move.axis]
+    demand(all(u < len(own) for u in move.units), f"the axis has {len(own)} indices")
+    names = sorted(set(own) - {-1})
+    comes = [own[u] for u in move.units]
+    comes += names[len(comes) :]
+    demand(sorted(comes) == names, "it is no order of the units")
+    turned = dict[Place, list[int]]()
+    for place, labels in places.items():
+        at = dict[int, list[int]]()
+        for i, label in enumerate(labels):
+            at.setdefault(label, []).append(i)
+        index = list(range(len(labels)))
+        for unit, former in zip(names, comes, strict=True):
+            new, old = at.get(unit, []), at.get(former, [])
+            demand(len(new) == len(old), f"units {unit} and {former} have unlike parts in a tensor")
+            for i, j in zip(new, old, strict=True):
+                index[i] = j
+        if index != list(range(len(labels))):
+            turned[place] = index
+    touched = _require_ends(graph, turned)
+    for step in graph.steps:
+        if touched & {*step.inputs, step.output}:
+            _require(step, commutes, graph, step, turned)
+    stored = dict(graph.stored)
+    for (name, axis), index in turned.items():
+        if name in stored:
+            stored[name] = taken(stored[name], axis, index)
+    return graph._replace(stored=stored)
+
+
+def commutes(graph: Graph, step: Step, turned: dict[Place, list[int]]) -> bool:
+    """Whether a node gives its output, indexed anew, from inputs that are."""
+    op, y, shapes = step.op, step.output, graph.shapes
+    x = step.inputs[0] if step.inputs else ""
+    ranks = {name: len(shapes[name]) for name in (*step.inputs, y) if name}
+
+    def of(name: str, axis: int) -> list[int] | None:
+        return turned.get((name, axis))
+
+    def kept(name: str, but: Iterable[int] = ()) -> bool:
+        rest = set(but)
+        return not name or all(of(name, a) is None for a in range(ranks[name]) if a not in rest)
+
+    def full(name: str, axis: int) -> list[int]:
+        return of(name, axis) or list(range(shapes[name][axis]))
+
+    def spread(names: Iterable[str], ends: int = 0) -> bool:
+        for axis in range(ranks[y] - ends):
+            for name in names:
+                own = axis - ranks[y] + ranks[name]
+                if own < 0 or shapes[name][own] == 1:
+                    continue  # one entry for all
+                known = shapes[name][own] == shapes[y][axis]
+                if of(name, own) != of(y, axis) or not (known or of(y, axis) is None):
+                    return False
+        return True
+
+    if op.kind == "Size":
+        return kept(y)
+    if op.kind == "Elementwise":
+        return spread([name for name in step.inputs if name])
+    if op.kind == "PerUnit":
+        wide = [name for name in step.inputs[1:] if name and shapes[name] not in ((), (1,))]
+        own = all(of(name, 0) == of(x, op["axis"]) for name in wide)
+        return own and all(of(x, a) == of(y, a) for a in range(ranks[x]))
+    if op.kind == "Slicewise":
+        unordered, sums = op["kind"] in UNORDERED, op["kind"] in REDUCTIONS
+        pairs = [(a, a) for a in range(ranks[x])] if unordered and not sums else op["free"]
+        if not all(of(x, i) == of(y, o) for i, o in pairs) or not kept(y, [o for _, o in pairs]):
+            return False
+        if not unordered and not kept(x, [i for i, _ in op["free"]]):
+            return False
+        owners = (*op["carried"], *[None] * len(step.inputs))
+        for owner, name in zip(owners, step.inputs[1:], strict=False):
+            if not name:
+                continue
+            if owner is not None:
+                fits = of(x, owner) == of(name, 0)
+            elif op["kind"] in NORMS:  # under the last axes
+                lead = ranks[x] - ranks[name]
+                fits = all(of(x, lead + a) == of(name, a) for a in range(ranks[name]))
+            else:
+                fits = kept(name)
+            if not fits:
+                return False
+        return True
+    if op.kind == "Linear":
+        w = step.inputs[1]
+        reads, writes, rows, columns = (op[k] for k in ("reads", "writes", "rows", "columns"))
+        own = kept(x, [reads, *(i for i, _ in op["free"])]) and kept(w, [rows, columns])
+        own = own and kept(y, [writes, *(o for _, o in op["free"])])
+        own = own and all(of(x, i) == of(y, o) for i, o in op["free"])
+        if not own or any(
+            of(name, a) != of(y, writes)
+            for name, a in [(w, rows), *((b, 0) for b in step.inputs[2:])]
+        ):
+            return False
+        if op["groups"] == 1:
+            return of(x, reads) == of(w, columns)
+        # y'_o reads channel c of its group by w'[o, c], and has to read what y_index[o] did
+        inner, outer = shapes[w][columns], shapes[w][rows] // op["groups"]
+        index_x, index_y, index_c = full(x, reads), full(y, writes), full(w, columns)
+        return all(
+            index_x[o // outer * inner + c] == former // outer * inner + index_c[c]
+            for o, former in enumerate(index_y)
+            for c in range(inner)
+        )
+    if op.kind == "Contract":
+        left, right = step.inputs
+        m, n, k = ranks[left], ranks[right], ranks[y]
+        ends_here = of(left, m - 2) == of(y, k - 2) and of(right, n - 1) == of(y, k - 1)
+        return ends_here and of(left, m - 1) == of(right, n - 2) and spread(step.inputs, 2)
+    if op.kind == "Transpose":
+        return all(of(x, source) == of(y, a) for a, source in enumerate(op["order"]))
+    if op.kind == "Concat":
+        k = op["axis"]
+        if any(of(name, a) != of(y, a) for name in step.inputs for a in range(ranks[y]) if a != k):
+            return False
+        if any(not isinstance(shapes[name][k], int) for name in step.inputs):
+            return all(of(name, k) is None for name in (*step.inputs, y))
+        joined = list[int]()
+        for name in step.inputs:
+            joined += [len(joined) + i for i in full(name, k)]
+        return joined == full(y, k)
+    if op.kind == "Take":
+        k = op["axis"]
+        for a in range(ranks[x]):
+            if a != k and of(x, a) != of(y, a - (op["drop"] and a > k)):
+                return False
+        index_x = full(x, k)
+        if op["drop"]:
+            return bool(index_x[op["index"][0]] == op["index"][0])
+        index_y = full(y, k)
+        return all(
+            index_x[i] == op["index"][former]
+            for i, former in zip(op["index"], index_y, strict=True)
+        )
+    if op.kind == "Broadcast":
+        return spread([x]) and all(map(kept, step.inputs[1:]))
+    if op.kind == "Lookup":
+        k, ids = op["axis"], step.inputs[1]
+        pairs = [(a, a + (ranks[ids] - 1) * (a > k)) for a in range(ranks[x]) if a != k]
+        own = of(x, k) is None and kept(ids) and all(of(x, a) == of(y, o) for a, o in pairs)
+        return own and kept(y, [o for _, o in pairs])
+    if op.kind == "Reshape":
+        blocks = [*op["blocks"], *(((i,), (o,)) for i, o in op["free"])]
+        if not kept(x, [a for part, _ in blocks for a in part]) or not kept(
+            y, [a for _, part in blocks for a in part]
+        ):
+            return False
+        return all(
+            _flat(turned, shapes, x, ins) == _flat(turned, shapes, y, outs) for ins, outs in blocks
+        )
+    return all(map(kept, (*step.inputs, y)))
+
+
+def _flat(
+    turned: dict[Place, list[int]], shapes: Any, name: str, axes: Sequence[int]
+) -> list[int] | None:
+    """Where entries under some axes stood, read row by row."""
+    if all((name, axis) not in turned for axis in axes):
+        return None
+    sizes_here = [shapes[name][axis] for axis in axes]
+    if math.prod(sizes_here) > MAX_NUMBERS:
+        raise NotUnderstood(f"the order of all entries of {name[:40]!r}")
+    size = strides(sizes_here)
+    full = [turned.get((name, axis), range(n)) for axis, n in zip(axes, sizes_here, strict=True)]
+    found = [
+        sum(i * step for i, step in zip(at, size, strict=True)) for at in itertools.product(*full)
+    ]
+    return None if found == list(range(len(found))) else found
+
+
+def scale(graph: Graph, moves: list[GraphMove]) -> tuple[Graph, dict[str, list[Fraction]]]:
+    """The graph whose tensors are multiplied by numbers along some axes, and what its numbers are away: stored ones
+    are, inputs and outputs are not, and where each node gives such a tensor from such tensors outputs are what they were.
+    """
+    factors = dict[Place, list[Fraction]]()
+    for move in moves:
+        places = Ties(graph, (move.tensor, move.axis), trade=True).units()
+        own = places[move.tensor, move.axis]
+        demand(all(u < len(own) for u in move.units), f"the axis has {len(own)} indices")
+        gone = [own[u] for u in move.units]
+        fits = len(move.coefficients) == len(gone) == len(set(gone)) and -1 not in gone
+        demand(fits and all(move.coefficients), "coefficients are a number, not 0, for each unit")
+        numbers_of = dict(zip(gone, map(Fraction, move.coefficients), strict=True))
+        for place, power in move.powers.items():
+            demand(
+                place in places, f"{place[0][:40]!r} has none of the units along axis {place[1]}"
+            )
+            by = [numbers_of.get(label, ONE) ** power for label in places[place]]
+            former = factors.get(place, [ONE] * len(by))
+            factors[place] = [p * q for p, q in zip(former, by, strict=True)]
+    factors = {place: by for place, by in factors.items() if any(q != 1 for q in by)}
+    touched = _require_ends(graph, factors)
+    for step in graph.steps:
+        if touched & {*step.inputs, step.output}:
+            _require(step, Scales(graph, step, factors).hold)
+    stored, lost = dict(graph.stored), dict[str, list[Fraction]]()
+    for name in sorted(touched & set(stored)):
+        own_factors = sorted((axis, by) for (other, axis), by in factors.items() if other == name)
+        stored[name], off = _multiplied(stored[name], own_factors)
+        if any(off):
+            lost[name] = off
+    return graph._replace(stored=stored), lost
+
+
+def _multiplied(
+    array_now: Tensor, factors: list[tuple[int, list[Fraction]]]
+) -> tuple[Tensor, list[Fraction]]:
+    """A stored tensor by numbers along its axes. The double nearest to each is taken, axis by axis, and each product is
+    rounded to a double, at last to the type.
+    """
+    if array_now.dtype == "bfloat16":
+        raise NotUnderstood("stored numbers of type bfloat16")
+    demand(
+        not array_now.whole and all(map(finite, array_now.data)),
+        "numbers that are no floats are multiplied",
+    )
+    far = 1 << 64
+    for _, by in factors:
+        demand(
+            all(abs(q) <= far and abs(q) * far >= 1 for q in by),
+            "a number is beyond 2^64, or below 2^-64",
+        )
+    data, off, size = list(array_now.data), list[Fraction](), strides(array_now.shape)
+    for k, x in enumerate(array_now.data):
+        double, exact = 1.0, ONE
+        for axis, by in factors:
+            q = by[k // size[axis] % array_now.shape[axis]]
+            double, exact = double * float(q), exact * q
+        demand(
+            2.0**-512 < abs(double) < 2.0**512, "a number is multiplied by too much along all axes"
+        )
+        data[k] = in_type(x * double + 0.0, array_now.dtype)
+        off.append(abs(Fraction(data[k]) - Fraction(x) * exact))
+    return array_now._replace(data=data), off
+
+
+LINEAR, HOMOGENEOUS, EVEN = (
+    {"identity", "neg"},
+    {"relu", "leaky_relu", "abs"},
+    {"abs", "cos", "cosh"},
+)
+ODD_KINDS = {"identity", "neg", "sign", "tanh", "erf", "softsign", "sin", "tan", "asin", "atan", "sinh", "asinh", "atanh",
+             "round"}  # fmt: skip
+
+
+class Scales:
+    """Whether a node gives its output, multiplied by its numbers, from inputs multiplied by theirs. Each law is about
+    the numbers along some axes; an axis of which no law speaks has to have ones alone.
+    """
+
+    def __init__(self, graph: Graph, step: Step, factors: dict[Place, list[Fraction]]) -> None:
+        self.graph, self.step, self.factors = graph, step, factors
+        self.seen: set[Place] = set()
+
+    def of(self, name: str, axis: int) -> list[Fraction]:
+        self.seen.add((name, axis))
+        n = self.graph.shapes[name][axis]
+        return self.factors.get((name, axis)) or [ONE] * (n if isinstance(n, int) else 1)
+
+    def one(self, name: str, but: Iterable[int] = ()) -> bool:
+        """All axes of a tensor have ones alone, but some."""
+        rest = set(but)
+        return all(
+            q == 1 for a in range(self.rank(name)) if a not in rest for q in self.of(name, a)
+        )
+
+    def alike(self, a: Place, b: Place) -> bool:
+        first, second = self.of(*a), self.of(*b)
+        return first == second if self.size(a) == self.size(b) else _ones(first, second)
+
+    def rank(self, name: str) -> int:
+        return len(self.graph.shapes[name]) if name else 0
+
+    def size(self, place: Place) -> Any:
+        n = self.graph.shapes[place[0]][place[1]]
+        return n if isinstance(n, int) else -1
+
+    def hold(self) -> bool:
+        rule = getattr(self, f"_{self.step.op.kind.lower()}", None)
+        if rule is not None and not rule(self.step.op):
+            return False
+        every = [
+            (name, a)
+            for name in (*self.step.inputs, self.step.output)
+            for a in range(self.rank(name))
+        ]
+        return all(place in self.seen or place not in self.factors for place in every)
+
+    def _size(self, op: Op) -> bool:
+        # sizes are what they are, whatever is multiplied
+        self.seen.update((name, a) for name in self.step.inputs for a in range(self.rank(name)))
+        return True
+
+    def beside(self, name: str, axis: int) -> list[Fraction] | None:
+        """Numbers of an operand along an axis of the output; None where it is not known which is broadcast."""
+        y = self.step.output
+        own = axis - self.rank(y) + self.rank(name)
+        n = self.size((y, axis))
+        if own < 0:
+            return [ONE] * max(n, 1)
+        numbers_now = self.of(name, own)
+        if self.size((name, own)) == n:
+            return numbers_now
+        return numbers_now * n if self.size((name, own)) == 1 and n > 0 else None
+
+    def broadcast(
+        self,
+        powers: Sequence[tuple[str, int]],
+        ends: int = 0,
+        sums: bool = False,
+        positive: bool = False,
+    ) -> bool:
+        """Each operand has the numbers of the output, or their product to some powers does."""
+        y = self.step.output
+        for axis in range(self.rank(y) - ends):
+            whole_now, parts = (
+                self.of(y, axis),
+                [(self.beside(name, axis), p) for name, p in powers],
+            )
+            known = [(part, p) for part, p in parts if part is not None]
+            if len(known) < len(parts):
+                own = [self.of(name, axis - self.rank(y) + self.rank(name)) for name, _ in powers
+                       if axis - self.rank(y) + self.rank(name) >= 0]  # fmt: skip
+                if not _ones(whole_now, *own):
+                    return False
+            elif sums:
+                if any(part != whole_now for part, _ in known) or (
+                    positive and min(whole_now, default=ONE) < 0
+                ):
+                    return False
+            elif any(
+                math.prod((part[k] ** p for part, p in known), start=ONE) != q
+                for k, q in enumerate(whole_now)
+            ):
+                return False
+        return True
+
+    def _elementwise(self, op: Op) -> bool:
+        given = [name for name in self.step.inputs if name]
+        kind, y = op["kind"], self.step.output
+        if len(given) == 1:
+            return all(self._entry(op, (given[0], a), (y, a)) for a in range(self.rank(y)))
+        same = len(set(given)) < len(given)
+        if same and not (len(set(given)) == 1 and kind in ("add", "sub", "mul")):
+            return _ones(
+                *(self.of(name, a) for name in {*given, y} for a in range(self.rank(name)))
+            )
+        if kind in ("add", "sub", "max", "min"):
+            return self.broadcast(
+                [(x, 1) for x in given], sums=True, positive=kind in ("max", "min")
+            )
+        if kind == "where" and len(given) == 3:
+            return self.one(given[0]) and self.broadcast([(x, 1) for x in given[1:]], sums=True)
+        if kind == "mul":
+            return self.broadcast([(x, 1) for x in given])
+        if kind == "div" and len(given) == 2:
+            return self.broadcast([(given[0], 1), (given[1], -1)])
+        if kind == "pow" and len(given) == 2:
+            held = self.graph.value(given[1])
+            p = float(held.data[0]) if held is not None and len(held.data) else 0.0
+            if held is not None and 1 <= p <= 64 and p % 1 == 0 and all(v == p for v in held.data):
+                return self.one(given[1]) and self.broadcast([(given[0], int(p))])
+        return all(map(self.one, (*given, y)))
+
+    def _entry(self, op: Op, x: Place, y: Place) -> bool:
+        """A function of one entry."""
+        kind, given = op["kind"], op["numbers"]
+        known = all(math.isfinite(v) for v in given)
+        linear, p, q = kind in LINEAR and known, self.of(*x), self.of(*y)
+        if self.size(x) != self.size(y):
+            return _ones(p, q)
+        if linear:
+            return p == q
+        sizes_here = [[abs(v) for v in part] for part in (p, q)]
+        if known and kind in HOMOGENEOUS:
+            fits = sizes_here[0] == sizes_here[1]
+        else:
+            fits = _ones(*sizes_here)
+        if known and kind in ODD_KINDS:
+            return fits and all(v * w > 0 for v, w in zip(p, q, strict=True))
+        return (
+            fits
+            and min(q, default=ONE) > 0
+            and ((known and kind in EVEN) or min(p, default=ONE) > 0)
+        )
+
+    def _perunit(self, op: Op) -> bool:
+        x, y, further = (
+            self.step.inputs[0],
+            self.step.output,
+            [name for name in self.step.inputs[1:] if name],
+        )
+        k, norm = op["axis"], op["kind"] == "batchnorm" and len(further) == 4
+        if not (self.one(x, [k]) and self.one(y, [k])):
+            return False
+        p, q = self.of(x, k), self.of(y, k)
+        if norm:
+            scale_now, shift, mean, variance = (self.of(name, 0) for name in further)
+            # (x - mean) / root * scale + shift: of x and its mean one sign; scale and shift have any number
+            signs = p == mean and _ones([abs(v) for v in p], variance)
+            return signs and q == shift and [v * w for v, w in zip(p, scale_now, strict=True)] == q
+        stepped = (
+            op["kind"] == "dequantise" and self.rank(further[0]) and self.size((further[0], 0)) > 1
+        )
+        if stepped:
+            return self.one(x) and all(map(self.one, further[1:])) and q == self.of(further[0], 0)
+        return all(map(self.one, (x, y, *further)))
+
+    def _slicewise(self, op: Op) -> bool:
+        if op["normalises"] is not None or op["kind"] in NORMS:
+            return self._norm(op)
+        x, y = self.step.inputs[0], self.step.output
+        for i, o in op["free"]:
+            p, q = self.of(x, i), self.of(y, o)
+            if op["linear"]:
+                fits = self.alike((x, i), (y, o))
+            elif op["homogeneous"]:
+                fits = self.alike((x, i), (y, o)) and min(p, default=ONE) > 0
+            else:
+                fits = _ones(p, q)
+            if not fits:
+                return False
+        return all(map(self.one, filter(None, self.step.inputs[1:])))
+
+    def _norm(self, op: Op) -> bool:
+        """u / root * scale + shift: of x its signs; scale and shift have any number."""
+        x, y = self.step.inputs[0], self.step.output
+        free, further = {o: i for i, o in op["free"]}, [*self.step.inputs[1:], "", ""]
+        if not all(map(self.one, filter(None, further[2:]))):
+            return False
+        for axis in range(self.rank(x)):
+            p, q = self.of(x, axis), self.of(y, axis)
+            whole_axis = axis not in free
+            if not _ones([abs(v) for v in p]):
+                return False
+            if (whole_axis and op["kind"] not in NORMS) or free.get(axis, axis) != axis:
+                if not _ones(p, q):
+                    return False
+                continue
+            if whole_axis and op["kind"] not in ROOT_MEAN_SQUARE and len(set(p)) > 1:
+                return False  # the mean of all is left out: one sign for all
+            by = [[ONE] * len(q), None]
+            for k in (0, 1):
+                name = further[k]
+                if not name:
+                    continue
+                inside = axis in free.values()
+                own = 0 if inside else axis - self.rank(x) + self.rank(name)
+                carried = k < len(op["carried"]) and op["carried"][k] == axis
+                if carried if inside else own >= 0:
+                    by[k] = self.of(name, own)
+            times, shift = by
+            if (
+                times is None
+                or len(times) != len(q)
+                or [v * w for v, w in zip(p, times, strict=True)] != q
+            ):
+                return False
+            if further[1] and not (shift == q if shift is not None else _ones(q)):
+                return False
+        return True
+
+    def _linear(self, op: Op) -> bool:
+        x, w, y, bias = (
+            self.step.inputs[0],
+            self.step.inputs[1],
+            self.step.output,
+            self.step.inputs[2:],
+        )
+        for i, o in op["free"]:
+            if not (_ones(self.of(x, i), self.of(y, o)) if bias else self.alike((x, i), (y, o))):
+                return False
+        made, rows = self.of(y, op["writes"]), self.of(w, op["rows"])
+        read, columns = self.of(x, op["reads"]), self.of(w, op["columns"])
+        if any(self.of(b, 0) != made for b in bias):
+            return False
+        if self.size((x, op["reads"])) < 0:
+            return rows == made and _ones(columns)
+        if op["groups"] == 1:
+            return rows == made and all(p * q == 1 for p, q in zip(read, columns, strict=True))
+        inner, outer = len(columns), len(rows) // op["groups"]
+        return (inner > 1 or columns == [ONE]) and all(
+            rows[o] * columns[c] * read[o // outer * inner + c] == made[o]
+            for o in range(len(rows))
+            for c in range(inner)
+        )
+
+    def _contract(self, op: Op) -> bool:
+        (a, b), y = self.step.inputs, self.step.output
+        if a == b:
+            return self.one(a) and self.one(y)
+        i, j, k = map(self.rank, (a, b, y))
+        inner = [p * q for p, q in zip(self.of(a, i - 1), self.of(b, j - 2), strict=False)]
+        ends_here = self.alike((a, i - 2), (y, k - 2)) and self.alike((b, j - 1), (y, k - 1))
+        same = self.size((a, i - 1)) == self.size((b, j - 2)) or _ones(
+            self.of(a, i - 1), self.of(b, j - 2)
+        )
+        return ends_here and same and _ones(inner) and self.broadcast([(a, 1), (b, 1)], 2)
+
+    def _transpose(self, op: Op) -> bool:
+        x, y = self.step.inputs[0], self.step.output
+        return all(self.alike((x, source), (y, a)) for a, source in enumerate(op["order"]))
+
+    def _concat(self, op: Op) -> bool:
+        y, k, joined, known = self.step.output, op["axis"], list[Fraction](), True
+        for name in self.step.inputs:
+            if not all(self.alike((name, a), (y, a)) for a in range(self.rank(y)) if a != k):
+                return False
+            joined += self.of(name, k)
+            known = known and self.size((name, k)) >= 0
+        return joined == self.of(y, k) if known else _ones(joined, self.of(y, k))
+
+    def _take(self, op: Op) -> bool:
+        x, y, k = self.step.inputs[0], self.step.output, op["axis"]
+        if not all(
+            self.alike((x, a), (y, a - (op["drop"] and a > k)))
+            for a in range(self.rank(x))
+            if a != k
+        ):
+            return False
+        chosen = [self.of(x, k)[i] for i in op["index"]]
+        return _ones(chosen) if op["drop"] else chosen == self.of(y, k)
+
+    def _broadcast(self, op: Op) -> bool:
+        return self.broadcast([(self.step.inputs[0], 1)])
+
+    def _lookup(self, op: Op) -> bool:
+        (table, ids), y, k = self.step.inputs, self.step.output, op["axis"]
+        more = self.rank(ids) - 1
+        return all(
+            self.alike((table, a), (y, a + more * (a > k)))
+            for a in range(self.rank(table))
+            if a != k
+        )
+
+    def _reshape(self, op: Op) -> bool:
+        x, y = self.step.inputs[0], self.step.output
+        if not all(self.alike((x, i), (y, o)) for i, o in op["free"]):
+            return False
+        for ins, outs in op["blocks"]:
+            every = [self.size((name, a)) for name, axes in ((x, ins), (y, outs)) for a in axes]
+            if min(every, default=1) < 0:
+                continue  # one axis, of unknown size, of which no law speaks
+            if math.prod(self.size((x, a)) for a in ins) > MAX_NUMBERS:
+                raise NotUnderstood(f"the numbers of all entries of {x[:40]!r}")
+            sides = [
+                [
+                    math.prod(some, start=ONE)
+                    for some in itertools.product(*(self.of(name, a) for a in axes))
+                ]
+                for name, axes in ((x, ins), (y, outs))
+            ]
+            if sides[0] != sides[1]:
+                return False
+        return True
+
+
+def _ones(*parts: Sequence[Fraction]) -> bool:
+    return all(q == 1 for part in parts for q in part)
+
+
+# Graphs that are cut along an axis, one tensor for each of its indices
+
+
+def unroll(graph: Graph, cuts: dict[str, int]) -> Graph:
+    """The same function with what some reshapes give cut along an axis, and what follows from it. Every node is one of
+    docs/format.md, or stands where it stood, so that what the graph computes is clear node by node.
+    """
+    work = Cutting(graph)
+    for step in graph.steps:
+        if step.output in cuts:
+            work.split(step, cuts[step.output])
+        else:
+            work.follow(step)
+    demand(all(name in work.parts for name in cuts), "no node gives a tensor that is to be cut")
+    for name in graph.outputs:
+        work.whole(name)
+    return graph._replace(steps=tuple(work.steps), shapes=work.shapes)
+
+
+def _resized(op: Op, axis: int, n: int) -> Op:
+    """A reshape, or a repetition, with another size along an axis, where that is stated."""
+    sizes = tuple(n if a == axis and m is not None else m for a, m in enumerate(op["sizes"]))
+    return Op(op.kind, tuple((k, sizes if k == "sizes" else v) for k, v in op.given))
+
+
+def _with(shape: Shape, axis: int, n: int) -> Shape:
+    return (*shape[:axis], n, *shape[axis + 1 :])
+
+
+def _digit_of(axis: int, own: Shape, other: Shape, blocks: Any) -> tuple[int, list[int]] | None:
+    """The first axis of the other side of a reshape whose index has that of an axis as one of several digits, and that
+    digit of each of its indices.
+    """
+    for mine, theirs in blocks:
+        if axis in mine:
+            stride, n = digits(own, mine)[axis]
+            for k, (s, m) in digits(other, theirs).items():
+                if m > n and stride % s == 0 and (s * m) % (stride * n) == 0:
+                    return k, [i // (stride // s) % n for i in range(m)]
+    return None
+
+
+class Cutting:
+    """The nodes of the graph that is cut, as they are written one after another."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.shapes = graph, dict(graph.shapes)
+        self.steps: list[Step] = []
+        self.parts: dict[str, tuple[int, list[str]]] = {}  # the axis, and the names
+        self.joined: set[str] = set()
+        self.taken: set[str] = set()  # single indices of tensors that are not cut, by name
+
+    def write(self, op: Op, inputs: Iterable[str], output: str, shape: Shape) -> str:
+        demand(output not in self.shapes, f"{output[:40]!r} is there twice")
+        self.steps.append(Step(op, tuple(inputs), output))
+        self.shapes[output] = shape
+        return output
+
+    def take(self, axis: int, index: Sequence[int], x: str, name: str) -> str:
+        op = Op("Take", (("axis", axis), ("index", tuple(index)), ("drop", False)))
+        return self.write(op, [x], name, _with(self.shapes[x], axis, len(index)))
+
+    def whole(self, name: str) -> None:
+        """The parts joined, under the name of the tensor."""
+        if name in self.parts and name not in self.joined:
+            self.joined.add(name)
+            axis, parts = self.parts[name]
+            self.steps.append(Step(Op("Concat", (("axis", axis),)), tuple(parts), name))
+
+    def split(self, step: Step, axis: int) -> None:
+        """What a reshape gives along an axis that it makes of a part of another."""
+        op, x, y = step.op, step.inputs[0], step.output
+        n = self.shapes[y][axis]
+        found = (
+            _digit_of(axis, self.shapes[y], self.shapes[x], [(o, i) for i, o in op["blocks"]])
+            if op.kind == "Reshape"
+            else None
+        )
+        if found is None or not 0 < n <= 1024:
+            raise Rejected(f"{y[:40]!r} has no axis {axis} that is made of a part of another")
+        self.whole(x)
+        along, own = found
+        parts = []
+        for h in range(n):
+            part = self.take(
+                along, [i for i, digit in enumerate(own) if digit == h], x, f"{x}[{y}:{h}]"
+            )
+            inputs = (part, *step.inputs[1:])
+            parts.append(
+                self.write(
+                    _resized(op, axis, 1), inputs, f"{y}[{h}]", _with(self.shapes[y], axis, 1)
+                )
+            )
+        self.parts[y] = axis, parts
+
+    def follow(self, step: Step) -> None:
+        """Cut what a node makes of parts; where that is not known it reads them joined."""
+        cut = [name for name in dict.fromkeys(step.inputs) if name in self.parts]
+        if not cut:
+            self.steps.append(step)
+            return
+        op = step.op
+        if op.kind == "Size" and all(
+            self.parts.get(step.inputs[i], (None, []))[0] != axis for i, axis in op["axes"]
+        ):
+            inputs = [self.parts[x][1][0] if x in self.parts else x for x in step.inputs]
+            self.steps.append(step._replace(inputs=tuple(inputs)))
+            return
+        if op.kind == "Reshape" and self.rejoined(step):
+            return
+        first = step.inputs.index(cut[0])
+        found = self.index_alone(step, first, self.parts[cut[0]][0])
+        if found is not None and self.agree(step, found, len(self.parts[cut[0]][1])):
+            self.apart(step, *found)
+            return
+        for name in cut:
+            self.whole(name)
+        self.steps.append(step)
+
+    def agree(self, step: Step, found: tuple[int, Op, list[int | None]], n: int) -> bool:
+        """Whether the output and all that is read by index have as many indices, and cuts are along those axes."""
+        axis, _, reads = found
+        fits = self.shapes[step.output][axis] == n
+        for x, k in zip(step.inputs, reads, strict=True):
+            fits = fits and (k is None or self.shapes[x][k] == n)
+            fits = fits and (x not in self.parts or self.parts[x][0] == k)
+        return bool(fits)
+
+    def apart(self, step: Step, axis: int, op: Op, reads: list[int | None]) -> None:
+        y, parts = step.output, []
+        for h in range(self.shapes[y][axis]):
+            inputs = list[str]()
+            for x, k in zip(step.inputs, reads, strict=True):
+                if k is None:
+                    inputs.append(x)
+                elif x in self.parts:
+                    inputs.append(self.parts[x][1][h])
+                else:
+                    name = f"{x}[{k}:{h}]"
+                    if name not in self.taken:
+                        self.taken.add(self.take(k, [h], x, name))
+                    inputs.append(name)
+            parts.append(self.write(op, inputs, f"{y}[{h}]", _with(self.shapes[y], axis, 1)))
+        self.parts[y] = axis, parts
+
+    def rejoined(self, step: Step) -> bool:
+        """A reshape that makes one axis of the one that is cut and others: of each part, then joined."""
+        op, x, y = step.op, step.inputs[0], step.output
+        if x not in self.parts or any(name in self.parts for name in step.inputs[1:]):
+            return False
+        axis, parts = self.parts[x]
+        found = _digit_of(axis, self.shapes[x], self.shapes[y], op["blocks"])
+        if found is None:
+            return False
+        out, own = found
+        share = len(own) // len(parts)
+        rows = [self.write(_resized(op, out, share), (part, *step.inputs[1:]), f"{y}[{h}]", _with(self.shapes[y], out, share))
+                for h, part in enumerate(parts)]  # fmt: skip
+        # where each index of the whole stands among the parts in a row
+        sequence = sorted(range(len(own)), key=lambda i: own[i])
+        place = {i: k for k, i in enumerate(sequence)}
+        concat = Op("Concat", (("axis", out),))
+        if sequence == list(range(len(own))):
+            self.steps.append(Step(concat, tuple(rows), y))
+        else:
+            joined = self.write(concat, rows, f"{y}[joined]", self.shapes[y])
+            index = tuple(place[i] for i in range(len(own)))
+            self.steps.append(
+                Step(Op("Take", (("axis", out), ("index", index), ("drop", False))), (joined,), y)
+            )
+        return True
+
+    def index_alone(self, step: Step, i: int, axis: int) -> tuple[int, Op, list[int | None]] | None:
+        """Where index h of an axis of the output reads index h of some inputs alone, in one way for all: that axis, the
+        operator for one index, and the axes that it reads (None: all of an input, or its one entry).
+        """
+        op, shapes, y = step.op, self.graph.shapes, step.output
+        x, others = step.inputs[i], len(step.inputs)
+
+        def broadcast(count: int) -> tuple[int, Op, list[int | None]] | None:
+            out = axis - len(shapes[x]) + len(shapes[y])
+            reads = list[int | None]()
+            for name in step.inputs[:count]:
+                own = shapes[name] if name else ()
+                k = out - len(shapes[y]) + len(own)
+                if k >= 0 and own[k] not in (1, shapes[y][out]):
+                    return None
+                reads.append(k if k >= 0 and own[k] == shapes[y][out] else None)
+            return out, op, [*reads, *[None] * (others - count)]
+
+        alone: list[int | None] = [axis, *[None] * (others - 1)]
+        if op.kind == "Elementwise":
+            return broadcast(others)
+        if op.kind == "Contract":
+            return broadcast(others) if axis < len(shapes[x]) - 2 else None
+        if op.kind == "Broadcast" and i == 0:
+            found = broadcast(1)
+            stated = found is not None and op["sizes"][found[0]] is not None
+            return (found[0], _resized(op, found[0], 1), found[2]) if found and stated else None
+        if op.kind == "Transpose":
+            return op["order"].index(axis), op, alone
+        if op.kind == "Concat":
+            return (axis, op, [axis] * others) if axis != op["axis"] else None
+        if op.kind == "Take":
+            return (
+                (axis - (op["drop"] and axis > op["axis"]), op, alone)
+                if axis != op["axis"]
+                else None
+            )
+        out = (
+            dict(op["free"]).get(axis)
+            if op.kind in ("Linear", "Slicewise", "Reshape") and i == 0
+            else None
+        )
+        if op.kind == "Linear":
+            return None if out is None else (out, op, alone)
+        if op.kind == "Slicewise":
+            return None if out is None or axis in op["carried"][: others - 1] else (out, op, alone)
+        if op.kind == "Reshape" and i == 0:
+            for ins, outs in op["blocks"] if out is None else ():
+                if axis in ins:  # the same digit is an axis again
+                    own = digits(shapes[x], ins)[axis]
+                    out = next((k for k, d in digits(shapes[y], outs).items() if d == own), None)
+            return None if out is None else (out, _resized(op, out, 1), alone)
+        return None
 
 
 # What rounding does to the outputs of a graph: sizes and gaps, constant and growth, for each index of one axis
@@ -4323,23 +5516,20 @@ def _round(q: Fraction) -> Fraction:
     return q if q.denominator.bit_length() < 400 else Fraction(_above(q), 1 << FIX)
 
 
-def graph_gap(graph: Graph, exactly: dict[str, list[Any]], ends: dict[str, Any]) -> Slack:
-    """How far outputs are from those of the graph with the exact numbers. Facts are of that one."""
+def graph_gap(graph: Graph, lost: dict[str, list[Any]], ends: dict[str, Any]) -> Slack:
+    """How far outputs are from those of a graph whose stored numbers are away by at most what is lost."""
     sizes, gaps = dict[str, Spread](), dict[str, Spread]()
     known = Known(graph, ends)
     for name in graph.inputs:
-        top = [
-            _capped(known, name, axis)
-            for axis, n in enumerate(graph.shapes[name])
-            if isinstance(n, int)
-        ]
-        best = _most(min(top, key=lambda x: _most(x))) if top else (ZERO, ONE)
-        sizes[name], gaps[name] = (
-            Spread(None, [best if name in ends else (ZERO, ONE)]),
-            Spread(None, [NONE]),
-        )
+        axes = [a for a, n in enumerate(graph.shapes[name]) if isinstance(n, int)]
+        tops = [Spread(a, _capped(known, name, a)) for a in axes if name in ends]
+        bounded_here = [top for top in tops if top.pairs and not any(g for _, g in top.pairs)]
+        means = [sum(c for c, _ in top.pairs) / len(top.pairs) for top in bounded_here]
+        least = means.index(min(means)) if means else None
+        sizes[name] = Spread(None, [(ZERO, ONE)]) if least is None else bounded_here[least]
+        gaps[name] = Spread(None, [NONE])
     for step in graph.steps:
-        size, gap = _carried(graph, step, exactly, sizes, gaps)
+        size, gap = _carried(graph, step, lost, sizes, gaps)
         sizes[step.output], gaps[step.output] = size, gap
     worst = _most(p for name in graph.outputs for p in gaps[name].pairs)
     return worst
@@ -4348,13 +5538,11 @@ def graph_gap(graph: Graph, exactly: dict[str, list[Any]], ends: dict[str, Any])
 def _capped(known: Known, name: str, axis: int) -> list[Pair]:
     tops = [max(abs(f.low), abs(f.high)) for f in known.of(name, axis)]
     if not all(map(finite, tops)):
-        return [(ZERO, ONE)]
+        return [(ZERO, ONE)] * len(tops)
     return [(Fraction(t), ZERO) for t in tops]
 
 
-def _carried(
-    graph: Graph, step: Step, exactly: Any, sizes: Any, gaps: Any
-) -> tuple[Spread, Spread]:
+def _carried(graph: Graph, step: Step, lost: Any, sizes: Any, gaps: Any) -> tuple[Spread, Spread]:
     op, x = step.op, step.inputs[0]
     shape = graph.shapes[step.output]
 
@@ -4366,11 +5554,12 @@ def _carried(
         if name not in graph.stored:
             raise NotUnderstood(f"a bound through {op.kind} of what is computed")
         now = [Fraction(v) for v in graph.stored[name].data]
-        true = exactly.get(name, now)
-        return now, [abs(p - q) for p, q in zip(true, now, strict=True)]
+        return now, lost.get(name, [ZERO] * len(now))
 
     if op.kind == "Linear":
         w = step.inputs[1]
+        if op["groups"] > 1 and graph.shapes[w][op["columns"]] > 1:
+            raise NotUnderstood("a bound through groups of several channels")
         (now, off), tensor_now = held(w), graph.stored[w]
         bias = held(step.inputs[2]) if len(step.inputs) > 2 else ([], [])
         n, rows = tensor_now.shape[op["columns"]] * op["groups"], tensor_now.shape[op["rows"]]
@@ -4388,12 +5577,12 @@ def _carried(
                 [sum(map(abs, column), ZERO) for column in Known._taps(view, op, o)]
                 for view in views
             ]
-            b, lost = (bias[0][o], bias[1][o]) if bias[0] else (ZERO, ZERO)
+            b, off_b = (bias[0][o], bias[1][o]) if bias[0] else (ZERO, ZERO)
             tops.append(
                 _sum(
                     [
                         *((t + d, s) for t, d, s in zip(*taps, size, strict=True)),
-                        (ONE, (abs(b) + lost, ZERO)),
+                        (ONE, (abs(b) + off_b, ZERO)),
                     ]
                 )
             )
@@ -4402,7 +5591,7 @@ def _carried(
                     [
                         *zip(taps[0], gap, strict=True),
                         *zip(taps[1], size, strict=True),
-                        (ONE, (lost, ZERO)),
+                        (ONE, (off_b, ZERO)),
                     ]
                 )
             )
@@ -4431,6 +5620,8 @@ def _carried(
     ):
         if not (op["linear"] or op["kind"] in ("max pool", "max")):
             raise NotUnderstood(f"a bound through {op['kind']!r}")
+        if None not in (sizes[x].axis, gaps[x].axis) and sizes[x].axis != gaps[x].axis:
+            raise NotUnderstood("bounds along two axes")
         axis = next(
             (o for i, o in op["free"] if i == sizes[x].axis and sizes[x].axis is not None), None
         )
@@ -4520,6 +5711,38 @@ def _carried_entry(
     raise NotUnderstood(f"a bound through {kind!r} of several tensors")
 
 
+def play(graph: Graph, moves: list[GraphMove], ends: dict[str, Any]) -> tuple[Graph, Pair]:
+    """The graph after a round, and how far its outputs are from those before."""
+    kinds = {move.kind for move in moves}
+    if kinds & {"order", "scale", "unroll"}:
+        graph, lost = trade(graph, moves)
+        return graph.live(), _gap(graph, lost, ends)
+    demand("combine" not in kinds or len(moves) == 1, "a combination is alone in its round")
+    touched, total = set[str](), NONE
+    for move in moves:
+        try:
+            if move.kind == "bypass":
+                graph = bypass(graph, move).live()
+                continue
+            if move.kind == "combine":
+                graph, lost, total = without_sums(graph, move, ends)
+            else:
+                graph, lost = remove(graph, ends, move)
+        except Rejected as error:
+            raise Rejected(f"{move}: {error}") from None
+        demand(not touched & set(lost), "a tensor that was rounded changes again")
+        touched |= set(lost)
+        gap = _gap(graph, lost, ends)
+        total = total[0] + gap[0], total[1] + gap[1]
+    return graph.live(), total
+
+
+def _gap(graph: Graph, lost: dict[str, list[Fraction]], ends: dict[str, Any]) -> Pair:
+    live = graph.live()
+    some = {name: off for name, off in lost.items() if name in live.stored and any(off)}
+    return graph_gap(live, some, ends) if some else NONE
+
+
 def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
     """Check a certificate of two graphs."""
     read = record(data, ("schema", "large", "small", "rounds", "bounds", "slack"), "a certificate")
@@ -4547,25 +5770,8 @@ def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
     require_shapes(large)
     left, total = large.live(), (ZERO, ZERO)
     for moves in rounds:
-        kinds = {move.kind for move in moves}
-        if not kinds <= {"remove", "bypass"}:
-            raise NotUnderstood(f"moves of graphs like {sorted(kinds)[0]}")
-        touched = set[str]()
-        for move in moves:
-            try:
-                if move.kind == "bypass":
-                    left = bypass(left, move).live()
-                    continue
-                left, exactly = remove(left, ends, move)
-            except Rejected as error:
-                raise Rejected(f"{move}: {error}") from None
-            if exactly:
-                demand(not touched & set(exactly), "a tensor that was rounded changes again")
-                touched |= set(exactly)
-                live = left.live()
-                gap = graph_gap(live, {k: v for k, v in exactly.items() if k in live.stored}, ends)
-                total = total[0] + gap[0], total[1] + gap[1]
-        left = left.live()
+        left, gap = play(left, moves, ends)
+        total = total[0] + gap[0], total[1] + gap[1]
     demand(left.digest == small.digest, "after all moves the graph is not the small one")
     if not (total[0] <= constant and total[1] <= growth):
         raise NotUnderstood(
@@ -4579,7 +5785,7 @@ def check_graph(data: Any, small: Graph, large: Graph) -> Verdict:
 
 UNARY = {"Relu": "relu", "Tanh": "tanh", "Sigmoid": "sigmoid", "Erf": "erf", "Abs": "abs", "Neg": "neg", "Identity": "identity",
          "Sin": "sin", "Softplus": "softplus", "HardSwish": "hardswish", "Mish": "mish"}  # fmt: skip
-BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul"}
+BINARY = {"Add": "add", "Sub": "sub", "Mul": "mul", "Div": "div"}
 
 
 def options(at: dict[str, Any], *names_here: str) -> tuple[Any, ...]:
@@ -4705,12 +5911,7 @@ def _onnx_step(
             shape,
         )
     groups = at.get("group", 1)
-    if (
-        op == "Conv"
-        and node.inputs[1] in stored
-        and len(shape) > 2
-        and (groups == 1 or stored[node.inputs[1]].shape[1:2] == (1,))
-    ):
+    if op == "Conv" and node.inputs[1] in stored and len(shape) > 2:
         weight = stored[node.inputs[1]].shape
         _only(at, {"strides", "pads", "dilations", "auto_pad", "group", "kernel_shape"})
         if len(weight) != len(shape) or at.get("kernel_shape", list(weight[2:])) != list(
@@ -4764,6 +5965,31 @@ def _onnx_step(
         rank = len(shape)
         layer = linear_op(rank - 1, rank - 1, 0, 1, tuple((a, a) for a in range(rank - 1)))
         return emit(layer, node.inputs, y, (*shape[:-1], shapes[node.inputs[1]][1]))
+    if op == "MatMul" and len(node.inputs) == 2 and not any(x in stored for x in node.inputs):
+        a, b = (shapes[name] for name in node.inputs)
+        if min(len(a), len(b)) < 2 or a[-1] != b[-2]:
+            raise NotUnderstood("a product of tensors whose sizes do not meet")
+        lead = _broadcast([a[:-2], b[:-2]]) if len(a) + len(b) > 4 else ()
+        return emit(Op("Contract"), node.inputs, y, (*lead, a[-2], b[-1]))
+    if op == "ReduceMean" and len(node.inputs) == 1 and set(at) <= {"axes", "keepdims"}:
+        gone = {axis % len(shape) for axis in at.get("axes", [])} or set(range(len(shape)))
+        keep, rest = bool(at.get("keepdims", 1)), [a for a in range(len(shape)) if a not in gone]
+        pairs = tuple((a, a if keep else k) for k, a in enumerate(rest))
+        told: Any = (tuple(sorted(gone)), keep, options({}, "select_last_index"))
+        mean = slicewise_op(op, pairs, numbers=told, linear=True, keeps=True, zero=True, hull=True)
+        made = [1 if a in gone else n for a, n in enumerate(shape) if keep or a not in gone]
+        return emit(mean, [x], y, tuple(made))
+    if op == "LayerNormalization" and set(at) <= {"axis", "epsilon", "stash_type"}:
+        first = at.get("axis", -1) % len(shape)
+        gone = set(range(first, len(shape)))
+        if any(len(shapes[name]) > len(gone) for name in node.inputs[1:]):
+            raise NotUnderstood("a scale that is not the same for all that is normalised")
+        epsilon = at.get("epsilon", struct.unpack("<f", struct.pack("<f", 1e-5))[0])
+        told = (tuple(sorted(gone)), options(at, "epsilon", "stash_type"))
+        norm = slicewise_op(
+            op, tuple((a, a) for a in range(first)), numbers=told, normalises=epsilon
+        )
+        return emit(norm, node.inputs, y, shape)
     if op in ("MaxPool", "AveragePool") and len(shape) > 2 and "kernel_shape" in at:
         windows = {"kernel_shape", "strides", "pads", "dilations", "auto_pad", "ceil_mode"}
         _only(at, windows | ({"count_include_pad"} if op == "AveragePool" else {"storage_order"}))
@@ -4833,7 +6059,8 @@ def _onnx_step(
             y,
             (shape[0], math.prod(shape[1:])),
         )
-    if op == "Reshape" and len(node.inputs) == 2 and node.inputs[1] in stored and not at:
+    plain = set(at) <= {"allowzero"} and not at.get("allowzero", 0)
+    if op == "Reshape" and len(node.inputs) == 2 and node.inputs[1] in stored and plain:
         target = _target(shape, [int(n) for n in stored[node.inputs[1]].data])
         return emit(reshape_op(shape, target), [x], y, target)
     raise NotUnderstood(f"the ONNX operator {op[:40]} as it is here")

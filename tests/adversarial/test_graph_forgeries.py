@@ -531,6 +531,11 @@ def with_constant(value: float, reader: Linear, *, bias: bool = True, op: Any = 
     return b.model(b.add(reader, inputs, (1, 2, 3)))
 
 
+def taken_for(model: GraphModel, value: float) -> GraphMove:
+    """Its reader takes channel 0 for a number."""
+    return replace(drop("w", 0), values=((model.outputs[0], 0, value),))
+
+
 PLAIN = Linear(1, 1, 1, 0, free=((0, 0),), detail=("conv",))
 
 
@@ -539,8 +544,11 @@ def test_a_constant_goes_into_a_bias_where_nothing_is_padded():
     # sums of the two taps of the constant channel, times 2
     assert small.constants["c"].tolist() == [2 * (1 + 2), 2 * (2 + 1)]
     for reader in (replace(PLAIN, padded=True), replace(PLAIN, uniform=False)):
+        model = with_constant(2, reader)
+        refused(model, drop("w", 0), because="not constant there")
+        refused(model, taken_for(model, 2.0), because="may not take")
         # as if it were zero: sums of the sizes of its taps, times 2
-        assert bounded(with_constant(2, reader), drop("w", 0)).constant == pytest.approx(2 * 3)
+        assert bounded(model, taken_for(model, 0.0)).constant == pytest.approx(2 * 3)
         played(with_constant(0, reader), [drop("w", 0)], {})
     refused(with_constant(2, PLAIN, bias=False), drop("w", 0), because="no bias")
 
@@ -549,9 +557,12 @@ def test_a_pool_that_counts_its_border_keeps_zero_alone():
     border = Slicewise(
         "average pool", ((0, 0), (1, 1)), linear=True, zero=True, hull=True, padded=True
     )
-    # between 0 and 2: as if it were 1
-    _, slack = played(with_constant(2, PLAIN, op=border), [drop("w", 0)], {})
-    assert slack.constant == pytest.approx(3)
+    model = with_constant(2, PLAIN, op=border)
+    refused(model, drop("w", 0), because="not constant there")
+    # between 0 and 2: as if it were 1, or -1, or far away
+    for value, width in ((1.0, 1), (-1.0, 3), (100.0, 100)):
+        _, slack = played(model, [taken_for(model, value)], {})
+        assert slack.constant == pytest.approx(3 * width)
     played(with_constant(0, PLAIN, op=border), [drop("w", 0)], {})
     pad = Slicewise("pad", ((0, 0), (1, 1)), ("1",))
     refused(with_constant(0, PLAIN, op=pad), drop("w", 0))
@@ -1219,6 +1230,12 @@ TEXTS = {
     "a kind that is none": lambda d: d["rounds"][0][0].update(move="merge"),
     "a field of a move more": lambda d: d["rounds"][0][0].update(more=1),
     "a field of a move less": lambda d: d["rounds"][0][0].pop("into"),
+    "no values": lambda d: d["rounds"][0][0].pop("values"),
+    "values that are none": lambda d: d["rounds"][0][0].update(values={}),
+    "a value of two": lambda d: d["rounds"][0][0].update(values=[["y", 0]]),
+    "a value that is no float": lambda d: d["rounds"][0][0].update(values=[["y", 0, True]]),
+    "a value of no column": lambda d: d["rounds"][0][0].update(values=[["y", -1, 0.0]]),
+    "two values of a column": lambda d: d["rounds"][0][0].update(values=[["y", 0, 0.0]] * 2),
     "an axis that is none": lambda d: d["rounds"][0][0].update(axis=True),
     "an axis below zero": lambda d: d["rounds"][0][0].update(axis=-1),
     "units that are floats": lambda d: d["rounds"][0][0].update(units=[0.0]),

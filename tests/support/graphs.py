@@ -148,6 +148,10 @@ def step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
         axes = tuple(a for a in range(x[0].ndim) if a not in {i for i, _ in op.free})
         if op.kind == "softmax":
             return special.softmax(x[0], axis=axes)
+        if op.kind == "layer_norm":
+            u = x[0] - x[0].mean(axis=axes, keepdims=True)
+            root = np.sqrt(np.square(u).mean(axis=axes, keepdims=True) + (op.normalises or 0))
+            return u / root * x[1] + x[2]
         return getattr(np, op.kind)(x[0], axis=axes, keepdims=True)
     if isinstance(op, Transpose):
         return x[0].transpose(op.order)

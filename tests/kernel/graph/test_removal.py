@@ -33,9 +33,9 @@ def attempt(model, into, seed=("a.w", 0)):
     return attempted(model, into, seed)[1]
 
 
-def attempted(model, into, seed=("a.w", 0)):
+def attempted(model, into, seed=("a.w", 0), values=None):
     known = Known(model, {})
-    return known, remove(known, units_from(model, seed), into)
+    return known, remove(known, units_from(model, seed), into, values)
 
 
 def require_same(before, after):
@@ -83,12 +83,40 @@ def test_opposites_pass_odd_functions_only():
 
 def test_constants_do_not_enter_readers_that_are_padded_or_see_a_part():
     for how in ({"padded": True}, {"uniform": False}):
-        known, small = attempted(chain(**how), {3: None})
+        before = chain(**how)
+        (y,) = before.outputs
+        with pytest.raises(CertificateRejected, match="not constant there"):
+            attempt(before, {3: None})
+        with pytest.raises(CertificateRejected, match=r"may not take unit 3 for 0\.5"):
+            attempted(before, {3: None}, values={(y, 2): 0.5})
         # as if it were zero, and what that costs: half of each of its weights
+        known, small = attempted(before, {3: None}, values={(y, 2): 0.0})
         assert small.constants["c.b"].tolist() == [0.5, 0.25]
         (lost,) = known.rounded.values()
         assert lost.whole((2,)) == pytest.approx(np.array([1.5, 0.5]))
         require_same(chain(), attempt(chain(), {5: None}))
+
+
+@pytest.mark.parametrize("value", [0.5, 0.25, -7.0, 1e9])
+def test_a_number_costs_what_it_is_wrong_by(value):
+    """Unit 3 is 1/2, whatever x is: as if it were another number, and its weights times the difference."""
+    before = chain()
+    known, small = attempted(before, {3: None}, values={(before.outputs[0], 2): value})
+    assert small.constants["c.b"].tolist() == [
+        np.float32(0.5 + 3 * value),
+        np.float32(0.25 + value),
+    ]
+    lost = known.rounded["c.b"].whole((2,)) if known.rounded else np.zeros(2)
+    off = abs(value - 0.5) * np.array([3, 1])
+    assert (lost >= off).all()
+    assert (lost <= off * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("unit", [1, 2])
+def test_no_number_stands_for_what_has_no_bounds(unit):
+    before = chain()
+    with pytest.raises(CertificateRejected, match="may not take"):
+        attempted(before, {unit: None}, values={(before.outputs[0], unit - 1): 0.0})
 
 
 def test_a_constant_needs_a_place_to_go():

@@ -16,7 +16,7 @@ from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Contract, Linear, Lookup, Node, Place
-from moduli.kernel.graph.removal import Into, nearly_constant, unread_rows
+from moduli.kernel.graph.removal import Into, Values, readers_of, unread_rows, width_around
 from moduli.kernel.graph.slices import Slices
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
@@ -51,8 +51,8 @@ def first_indices(units: Units) -> dict[int, int]:
     return {int(u): int(i) for u, i in zip(*np.unique(labels, return_index=True), strict=True)}
 
 
-def move_of(units: Units, into: Into) -> GraphMove:
-    """The removal of units, each named by its first index along the seed."""
+def move_of(units: Units, into: Into, values: Values) -> GraphMove:
+    """The removal of units, each named by its first index along the seed; `values` are of them alone."""
     first = first_indices(units)
     names = sorted(into)
     if any(u not in first for u in names):
@@ -61,6 +61,7 @@ def move_of(units: Units, into: Into) -> GraphMove:
     return GraphMove(
         "remove", *units.seed, tuple(first[u] for u in names),
         tuple(-1 if v is None else first[v] for v in targets),
+        values=tuple((*place, value) for place, value in values.items()),
     )  # fmt: skip
 
 
@@ -186,6 +187,39 @@ def _irrational(x: Slices, i: int, op: Linear) -> bool:
     """Whether bounds of a slice tell a constant as well as floats do: behind a batch norm is a root."""
     near = nearly_constant(x, i, op)
     return near is not None and near[1] <= CLOSE * abs(near[0])
+
+
+def nearly_constant(x: Slices, i: int, op: Linear) -> tuple[float, float] | None:
+    """A number, and how far a slice that a layer reads is from it at most; the number is zero where the
+    layer continues the slice by zeros. None where the slice has no bounds.
+    """
+    middle = 0.0 if op.padded or not op.uniform else float(x.low[i]) / 2 + float(x.high[i]) / 2
+    width = width_around(x, i, op, middle)
+    return None if width is None else (middle, width)
+
+
+def middles(known: Known, units: Units, into: Into) -> dict[tuple[str, int], float]:
+    """For what layers read of units that go, and neither is constant nor goes into another unit: the
+    numbers that may be taken for it.
+    """
+    found = dict[tuple[str, int], float]()
+    for node in readers_of(known.graph, units):
+        op, weight = node.op, known.array(node.inputs[1])
+        assert isinstance(op, Linear)
+        if weight is None or (node.inputs[0], op.reads) not in units.places:
+            continue
+        x, unread = known.of((node.inputs[0], op.reads)), unread_rows(known, node, op)
+        labels = units.places[node.inputs[1], op.columns]
+        moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+        for column in np.flatnonzero(np.isin(labels, sorted(into))).tolist():
+            taps = moved[column] if unread is None else moved[column][~unread]
+            near = nearly_constant(x, column, op) if into[int(labels[column])] is None else None
+            if near is None or not taps.any():
+                continue
+            value = x.constant(column)
+            if value is None or (value != 0 and (op.padded or not op.uniform)):
+                found[node.output, column] = near[0]
+    return found
 
 
 def reading_of_product(known: Known, node: Node, units: Units) -> Reading | None:

@@ -10,9 +10,17 @@ from moduli.kernel.graph.axes import Units, units_from
 from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import Contract, Linear, Place
-from moduli.kernel.graph.removal import kept_places, lost_by, nearly_constant, remove
+from moduli.kernel.graph.removal import kept_places, lost_by, remove
 
-from .graph_plan import fixed, move_of, reading_of_product, seeds, staying
+from .graph_plan import (
+    fixed,
+    middles,
+    move_of,
+    nearly_constant,
+    reading_of_product,
+    seeds,
+    staying,
+)
 from .graph_rounding import bound_of
 
 
@@ -33,19 +41,23 @@ def near_constants(
         count = _within(known, units, names, room / 2)
         if count:
             into = dict[int, int | None].fromkeys(names[:count])
-            remove(known, units, into)
-            return move_of(units, into)
+            values = middles(known, units, into)
+            move = move_of(units, into, values)
+            remove(known, units, into, values)
+            return move
     return None
 
 
 def _within(known: Known, units: Units, names: list[int], room: float) -> int:
     """How many units may go before the bound of what that does is more than there is room for."""
     low, high = 0, len(names)
+    values = middles(known, units, dict.fromkeys(names))
     while low < high:
         middle = (low + high + 1) // 2
         try:
             kept_places(units, np.array(names[:middle]))  # an axis may have some of the units alone
-            lost = lost_by(known, units, dict[int, int | None].fromkeys(names[:middle]))
+            some = dict[int, int | None].fromkeys(names[:middle])
+            lost = lost_by(known, units, some, values)
             fits = bound_of(known, lost).everywhere <= room
         except CertificateRejected:
             fits = False

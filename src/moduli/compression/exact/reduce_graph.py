@@ -26,7 +26,7 @@ from moduli.kernel.graph.removal import Changes, Into, Rounds, lost_by, remove
 from moduli.kernel.slack import NO_SLACK, Slack
 
 from .affine_bounds import Refinement
-from .graph_plan import move_of, plan, seeds, staying
+from .graph_plan import middles, move_of, plan, seeds, staying
 from .graph_rounding import Bounded, tells
 from .near_constants import near_constants
 from .summed_units import summed
@@ -244,9 +244,10 @@ def _parted(
 ) -> tuple[dict[int, int | None], dict[int, int | None]]:
     """What of a plan rounds no number, and what does, as far as each unit alone can tell."""
     exact, rounds = dict[int, int | None](), dict[int, int | None]()
+    values = middles(known, units, into)
     for unit, target in into.items():
         try:
-            lost = lost_by(known, units, {unit: target})
+            lost = lost_by(known, units, {unit: target}, values)
         except CertificateRejected:
             continue
         (rounds if lost else exact)[unit] = target
@@ -255,7 +256,7 @@ def _parted(
 
 def _may_be_rounded(known: Known, units: Units, into: Into, bounded: Bounded) -> bool:
     try:
-        return bounded(lost_by(known, units, into))
+        return bounded(lost_by(known, units, into, middles(known, units, into)))
     except CertificateRejected:
         return False
 
@@ -270,8 +271,9 @@ def _applied(
 ) -> tuple[list[GraphMove], int]:
     """Let the kernel take a plan, in parts where all of it would round; how many units are left."""
     try:
-        move = move_of(units, into)
-        remove(known, units, into, exact=exact)
+        values = middles(known, units, into)
+        move = move_of(units, into, values)
+        remove(known, units, into, values, exact=exact)
         return [move], 0
     except Rounds:
         if len(into) == 1:

@@ -69,8 +69,10 @@ class GraphMove:
             units that stay of which they are sums. coefficients: of these sums, unit by unit. To order,
             units has for each unit, by its first index, the former one that comes to its place. To
             scale, coefficients has a number for each unit, and powers for each axis of a tensor, by its
-            name and its number, the power of it that multiplies the tensor. To bound, depth is how many
-            layers to go back through.
+            name and its number, the power of it that multiplies the tensor. values: to remove, for
+            some columns of layers that read the units, each by the tensor that the layer gives, the
+            number that is taken for what is read there. To bound, depth is how many layers to go back
+            through.
     """
 
     kind: str
@@ -81,6 +83,7 @@ class GraphMove:
     coefficients: tuple[float, ...] = ()
     powers: tuple[tuple[str, int, int], ...] = ()
     depth: int = 0
+    values: tuple[tuple[str, int, float], ...] = ()
 
     def __str__(self) -> str:
         if self.kind == "bypass":
@@ -114,7 +117,7 @@ class GraphMove:
 
 # What each kind of move has beside the tensor
 FIELDS = {
-    "remove": ("axis", "units", "into"), "bypass": (), "combine": ("units", "into", "coefficients"),
+    "remove": ("axis", "units", "into", "values"), "bypass": (), "combine": ("units", "into", "coefficients"),
     "order": ("axis", "units"), "scale": ("axis", "units", "coefficients", "powers"),
     "unroll": ("axis",), "bound": ("axis", "units", "depth"),
 }  # fmt: skip
@@ -147,9 +150,20 @@ def _powers(data: Any) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
+def _values(data: Any) -> tuple[tuple[str, int, float], ...]:
+    found = list[tuple[str, int, float]]()
+    for value in fields.items(data, "values"):
+        parts = fields.items(value, "a value")
+        if len(parts) != 3:
+            raise CertificateRejected("a value is a tensor, a column and a number")
+        column = fields.whole(parts[1], 0, 2**31, "column")
+        found.append((fields.text(parts[0], "tensor"), column, fields.real(parts[2], "a value")))
+    return tuple(found)
+
+
 READ: dict[str, Callable[[Any], Any]] = {
     "axis": _axis, "units": _numbered(0, "units"), "into": _numbered(-1, "into"),
-    "coefficients": _coefficients, "powers": _powers,
+    "coefficients": _coefficients, "powers": _powers, "values": _values,
     "depth": lambda data: fields.whole(data, 1, 2**20, "depth"),
 }  # fmt: skip
 
@@ -494,8 +508,11 @@ def removed(known: Known, move: GraphMove) -> GraphModel:
     place = _place(known.graph, move)
     if len(move.units) != len(move.into) or len(set(move.units)) < len(move.units):
         raise CertificateRejected("units and what they are merged into do not match")
+    values = {(layer, column): value for layer, column, value in move.values}
+    if len(values) < len(move.values):
+        raise CertificateRejected("a column has two values")
     units = units_from(known.graph, place)
-    return remove(known, units, dict(zip(*numbered(units, move), strict=True)))
+    return remove(known, units, dict(zip(*numbered(units, move), strict=True)), values)
 
 
 def numbered(units: Units, move: GraphMove) -> tuple[list[int], list[int | None]]:

@@ -240,8 +240,11 @@ def _added(
     first = np.asarray(columns[stay], dtype=np.float64).reshape(len(stay), -1)
     second = np.asarray(columns[gone], dtype=np.float64).reshape(len(gone), -1)
     count = len(gone) + 4
+    total = first
     with np.errstate(all="ignore"):
-        total = first + coefficients.T @ second
+        # one after another, so that all machines find the same numbers
+        for numbers, column in zip(coefficients, second, strict=True):
+            total = total + np.outer(numbers, column)
     mass = up(up_matmul(np.abs(coefficients.T), np.abs(second)) + np.abs(first))
     off = up(up_scale(mass, count * 2 * UNIT) + np.where(mass > 0, count * TINY, 0.0))
     numbers, off = narrowed(total, off, stored.dtype, name)

@@ -23,9 +23,9 @@ ones.
 A stored tensor that several nodes read has to be changed alike by all of them. Where a sum W_j + r
 W_i is no number of the type in which W is stored, the number nearest to it is stored, and what is
 lost is bounded (`facts.Loss`): the theorem is about the graph with the sums, and the certificate
-says how far it is from the one that is stored (`differences`). So it is with x_i of which only is
-known that |x_i - c| <= w (c = 0 where x is padded): as if it were c, and b could not be stored better
-than to within sum |W_i| w.
+says how far it is from the one that is stored (`differences`). So it is with x_i for which a move gives
+a number c (0 where x is padded), whatever c is: |x_i - c| <= w follows from bounds of x_i, and it is as if
+x_i were c, and b could not be stored better than to within sum |W_i| w.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ Tensor = np.ndarray[Any, np.dtype[Any]]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 Into = Mapping[int, int | None]  # units that go, and the unit that each is merged into
+# by a layer, named by what it gives, and a column: what the layer takes that slice for
+Values = Mapping[tuple[str, int], float]
 MOST = Fraction(float(np.finfo(np.float64).max))
 FEW = 64  # constants that are added with rationals
 SMALLEST, LARGEST = 2.0**-450, 2.0**450  # between these `two_product` is exact
@@ -68,10 +70,12 @@ class Rounds(CertificateRejected):
     """A removal is right over the reals, and what it stores are no numbers of the stored type."""
 
 
-def remove(known: Known, units: Units, into: Into, *, exact: bool = False) -> GraphModel:
+def remove(
+    known: Known, units: Units, into: Into, values: Values | None = None, *, exact: bool = False
+) -> GraphModel:
     """The graph without some units of an axis, after the check of all that the theorem asks.
 
-    Facts in `known` go over to the new graph.
+    Facts in `known` go over to the new graph. `values` are of columns of units that go.
 
     Raises:
         CertificateRejected: a precondition fails; says at which node. `Rounds` where what is to be
@@ -89,7 +93,7 @@ def remove(known: Known, units: Units, into: Into, *, exact: bool = False) -> Gr
     changes = Changes(known)
     for node in graph.nodes:
         if isinstance(node.op, Linear):
-            _absorbed(node, node.op, known, units, into, changes)
+            _absorbed(node, node.op, known, units, into, values or {}, changes)
         elif isinstance(node.op, Contract):
             _vanishing(node, known, units, gone)
     changed, rounded = changes.applied()
@@ -123,7 +127,7 @@ def readers_of(graph: GraphModel, units: Units) -> list[Node]:
     return found
 
 
-def lost_by(known: Known, units: Units, into: Into) -> dict[str, Loss]:
+def lost_by(known: Known, units: Units, into: Into, values: Values) -> dict[str, Loss]:
     """What stored numbers lose where some units add elsewhere when they go.
 
     Raises:
@@ -132,12 +136,12 @@ def lost_by(known: Known, units: Units, into: Into) -> dict[str, Loss]:
     changes = Changes(known)
     for node in readers_of(known.graph, units):
         assert isinstance(node.op, Linear)
-        _absorbed(node, node.op, known, units, into, changes)
+        _absorbed(node, node.op, known, units, into, values, changes)
     return changes.applied()[1]
 
 
 def _absorbed(
-    node: Node, op: Linear, known: Known, units: Units, into: Into, changes: Changes
+    node: Node, op: Linear, known: Known, units: Units, into: Into, values: Values, changes: Changes
 ) -> None:
     """The columns of the units that go, at one linear node."""
     columns = units.places.get((node.inputs[1], op.columns))
@@ -161,6 +165,13 @@ def _absorbed(
         if unread is not None and not by_column[column][~unread].any():
             changes.lacking.add(node.output)
             continue
+        if (node.output, column) in values:
+            value = values[node.output, column]
+            width = width_around(x, column, op, value)
+            if width is None:
+                raise CertificateRejected(f"{node.name!r} may not take unit {unit} for {value}")
+            changes.shift(node, op, by_column[column], Fraction(value), width)
+            continue
         # with groups a column reads the same index of each of them
         places = np.arange(op.groups) * len(columns) + column
         ratios = [x.constant(i) for i in places.tolist()]
@@ -171,13 +182,9 @@ def _absorbed(
             continue
         target = into[unit]
         if target is None:
-            near = nearly_constant(x, column, op) if op.groups == 1 else None
-            if near is None:
-                raise CertificateRejected(
-                    f"{node.name!r} reads unit {unit}, which is not constant there"
-                )
-            changes.shift(node, op, by_column[column], *near)
-            continue
+            raise CertificateRejected(
+                f"{node.name!r} reads unit {unit}, which is not constant there"
+            )
         position = int(np.flatnonzero(np.flatnonzero(columns == unit) == column)[0])
         others = np.flatnonzero(columns == target)
         if position >= len(others):
@@ -202,15 +209,15 @@ def _absorbed(
         changes.column(node, op, column, other, found.pop())
 
 
-def nearly_constant(x: Slices, i: int, op: Linear) -> tuple[Fraction, float] | None:
-    """A number, and how far a slice is from it at most; the number is zero where a layer continues
-    the slice by zeros. None where the slice has no bounds.
+def width_around(x: Slices, i: int, op: Linear, value: float) -> float | None:
+    """How far a slice that a layer reads is from a number at most; None where it has no bounds, or the
+    layer has groups, or continues it by zeros and the number is none.
     """
     low, high = float(x.low[i]), float(x.high[i])
-    if not (math.isfinite(low) and math.isfinite(high)):
+    edge = op.padded or not op.uniform
+    if op.groups > 1 or (edge and value != 0) or not (math.isfinite(low) and math.isfinite(high)):
         return None
-    value = Fraction(0 if op.padded or not op.uniform else low / 2 + high / 2)
-    return value, ceiling(max(Fraction(high) - value, value - Fraction(low)))
+    return ceiling(max(Fraction(high) - Fraction(value), Fraction(value) - Fraction(low)))
 
 
 def unread_rows(known: Known, node: Node, op: Linear) -> Any:

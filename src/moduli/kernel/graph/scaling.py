@@ -154,7 +154,7 @@ def _multiplied(array: Any, factors: Mapping[int, Any], name: str) -> tuple[Any,
     if not np.isfinite(wide).all():
         raise CertificateRejected(f"{name!r} holds what is no number")
     by, exact = np.ones((1,) * wide.ndim), True
-    for axis, numbers in factors.items():
+    for axis, numbers in sorted(factors.items(), key=lambda own: own[0]):
         sizes = abs(numbers)
         if (sizes > FURTHEST).any() or (sizes * FURTHEST < 1).any():
             raise CertificateRejected(f"{name!r} is multiplied by more than {FURTHEST}, or less")
