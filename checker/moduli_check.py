@@ -5714,6 +5714,8 @@ def _carried_entry(
 def play(graph: Graph, moves: list[GraphMove], ends: dict[str, Any]) -> tuple[Graph, Pair]:
     """The graph after a round, and how far its outputs are from those before."""
     kinds = {move.kind for move in moves}
+    if "bound" in kinds:
+        raise NotUnderstood("bounds of units by affine functions")
     if kinds & {"order", "scale", "unroll"}:
         graph, lost = trade(graph, moves)
         return graph.live(), _gap(graph, lost, ends)

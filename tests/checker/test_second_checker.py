@@ -315,6 +315,13 @@ def test_a_convolutional_network_from_files(network_file, on):
     code, said = run(*files)
     assert (code, said.split(":")[0]) == (0, "accepted"), said
     data = json.loads(files[0].read_text())
+    if on is not None:
+        bound = {"move": "bound", "tensor": "c", "axis": 1, "units": [0], "depth": 2}
+        asked = {**data, "rounds": [[bound, *data["rounds"][0]], *data["rounds"][1:]]}
+        mo.check(GraphCertificate.from_json(json.dumps(asked)), files[1], files[2])
+        (folder / "bound.json").write_text(json.dumps(asked))
+        code, said = run(folder / "bound.json", *files[1:])
+        assert (code, "bounds of units by affine functions" in said) == (3, True), said
     data["rounds"][0][0]["units"][0] = 0
     files[0].write_text(json.dumps(data))
     assert run(*files)[0] == 1
