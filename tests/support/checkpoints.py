@@ -75,6 +75,8 @@ def _drawn(shapes: dict[str, tuple[int, ...]], seed: int, dtype: str) -> Tensors
         numbers = torch.randn(shape, generator=draw, dtype=torch.float64)
         if "norm" in name or "ln_" in name:
             numbers = 1 + numbers / 4
+        if dtype == "F16":  # powers of two leave these normal numbers
+            numbers = numbers + torch.sign(numbers) / 4
         found[name] = (numbers / 2).to(TYPES[dtype]).to(torch.float64)
     return found
 
@@ -286,7 +288,8 @@ def disguised_gpt2(
         for h in draw.order(heads).tolist():
             moved.append([(h * size + draw.order(size), draw.numbers(size)) for _ in range(2)])
         (scored, scale), (held, own) = (
-            tuple(torch.cat([part[which][k] for part in moved]) for k in range(2)) for which in range(2)
+            tuple(torch.cat([part[which][k] for part in moved]) for k in range(2))
+            for which in range(2)
         )
         for end in ("weight", "bias"):
             query, key, value = t[f"{at}attn.c_attn.{end}"].split(width, -1)

@@ -81,7 +81,7 @@ class CheckpointAlignment(TableResult):
         return self.total.equal == self.total.numbers and exact(self.element) and not self.keys
 
     @property
-    def within(self) -> bool:
+    def within_rounding(self) -> bool:
         """Whether all numbers are the same but for four roundings each."""
         return self.total.within == self.total.numbers
 
@@ -125,10 +125,10 @@ class CheckpointAlignment(TableResult):
             )
         units = sum(part.units for part in self.sets)
         seen = f"{self.recognised} of {units} units recognised, about {len(self.sets)} by chance"
-        if self.within:
+        if self.within_rounding:
             return (
-                f"a disguised copy within rounding {under}: all {total.numbers} numbers agree but for four roundings; "
-                f"{seen}"
+                f"a disguised copy within rounding {under}: of {total.numbers} numbers {total.equal} are equal after moving, "
+                f"the others but for four roundings; {seen}"
             )
         if self.related:
             apart = f"{self.after:.3g} of their norm apart after moving, {self.before:.3g} before"
@@ -166,7 +166,7 @@ class CheckpointAlignment(TableResult):
         total = self.total
         return {
             "a": str(self.a.path), "b": str(self.b.path), "architecture": self.decoder.kind,
-            "same": self.same, "within_rounding": self.within, "related": self.related,
+            "same": self.same, "within_rounding": self.within_rounding, "related": self.related,
             "recognised": self.recognised, "by_chance": len(self.sets), "log_chance": self.log_chance,
             "numbers": total.numbers, "equal": total.equal, "within": total.within,
             "before": self.before, "after": self.after, "keys": list(self.keys),

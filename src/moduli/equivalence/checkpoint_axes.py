@@ -5,8 +5,10 @@ which axis the rows and columns of each tensor are. Whatever is called otherwise
 
 | ``model_type`` | tensors |
 |---|---|
-| llama, mistral, qwen2 | ``model.embed_tokens``, ``model.layers.N.self_attn.{q,k,v,o}_proj``, ``.mlp.{gate,up,down}_proj``, two RMS norms, ``model.norm``, ``lm_head`` |
-| gpt2 | ``wte``, ``wpe``, ``h.N.attn.{c_attn,c_proj}``, ``h.N.mlp.{c_fc,c_proj}``, ``ln_1``, ``ln_2``, ``ln_f``, ``lm_head``, each also behind ``transformer.`` |
+| llama, mistral, qwen2 | ``model.embed_tokens``, ``model.norm``, ``lm_head``; in ``model.layers.N`` |
+| | ``self_attn.{q,k,v,o}_proj``, ``mlp.{gate,up,down}_proj``, ``input_layernorm``, ``post_attention_layernorm`` |
+| gpt2 | ``wte``, ``wpe``, ``ln_f``, ``lm_head``; in ``h.N`` ``attn.{c_attn,c_proj}``, ``mlp.{c_fc,c_proj}``, |
+| | ``ln_1``, ``ln_2``; all but ``lm_head`` also behind ``transformer.`` |
 
 **Laws.** Let x be the stream (the residual sum) of a token. For all inputs, over the reals, the logits stay
 what they are under each of these, where D is diagonal and P a permutation matrix:
@@ -24,11 +26,12 @@ what they are under each of these, where D is diagonal and P a permutation matri
    columns of W_o^h for all query heads that read them.
 5. *Scores.* a^h is a softmax of (W_q^h y) . (W_k^h y_t): P D on queries and P D^-1 on keys keep it. Rotary
    positions turn the planes of coordinates (j, j + size / 2) by angles, which differ from plane to plane: then planes
-   stay, and what commutes with all turns of a plane is the multiplication by a complex number, for queries by z, for
-   keys by 1 / conj(z). Quarter turns and powers of two of these are exact.
+   stay. A turn of a plane is the multiplication of x_j + i x_(j + size / 2) by a complex number, and commutes with
+   others; the score is the sum over planes of Re(conj(q) k), which stays if q is multiplied by z and k by
+   1 / conj(z). Found are quarter turns z = c i^n.
 
-These are found where they are numbers that may stand in a table: any basis inside a head, any turn of a plane, and any rotation of the
-stream under RMS norms without gains are laws, too, and are not looked for.
+Others are laws, too, and are not looked for: any basis inside a head, any turn of a plane, key biases without rotary
+positions, value biases moved into that of the output, any rotation of the stream under RMS norms without gains.
 """
 
 from __future__ import annotations

@@ -17,13 +17,14 @@ import numpy as np
 from moduli.common.checkpoint import ROUNDOFF, Checkpoint
 
 from .alignment import assign
-from .checkpoint_axes import Attention, Decoder, Feedforward, Norm, Piece
+from .checkpoint_axes import Attention, Decoder, Norm, Piece
 from .checkpoint_moves import POWER, Moved, matrices, matrix, placed
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Order = np.ndarray[Any, np.dtype[np.intp]]
 Halves = Callable[[Order], tuple[Array, Array]]  # gains of some rows with all columns, by each half
 GAINS = 2**24  # numbers of such a block
+SUMS = 2.0**-40  # far above what the order of a sum in float64 changes
 MOST_LEFT = 2**13  # units that are left over and are assigned at once
 
 
@@ -68,11 +69,14 @@ class Pair:
         products = [np.zeros((width, width), np.float32) for _ in range(2)]
         sizes = np.zeros((2, 2, width))
         for mine, other in zip(self.ours.embeddings, self.theirs.embeddings, strict=True):
+            seen = 0
             for left, right in zip(matrices(self.a, mine), matrices(self.b, other), strict=True):
                 for k in range(2):
-                    x, y = (z[k::2].astype(np.float32) for z in (left, right))
+                    start = (seen + k) % 2
+                    x, y = (z[start::2].astype(np.float32) for z in (left, right))
                     products[k] += y.T @ x
                     sizes[k] += [_squares(x.T), _squares(y.T)]
+                seen += len(left)
         for k in range(2):
             products[k] /= np.outer(*(np.sqrt(np.where(s, s, 1.0)) for s in sizes[k][::-1]))
         if self.ours.signs:
@@ -105,8 +109,7 @@ class Pair:
             right = matrix(self.b, other.gain)[:, 0].astype(np.float64)
             both = (left != 0) & (right != 0)
             ratio = np.divide(right, left, out=stream.factor.copy(), where=both)
-            # both gains were rounded once
-            ratio = snapped(ratio, 2.5 * self.roundoff)
+            ratio = snapped(ratio, 2 * self.roundoff)  # both gains may have been rounded
             given = ratio * stream.factor
             self.element[f"gain {mine.name}"] = Moved(stream.order, given * stream.factor)
             self.element[f"norm {mine.name}"] = Moved(stream.order, given)
@@ -141,11 +144,14 @@ class Pair:
         return Found(mine.units, recognised)
 
     def _scale(self, row: Array, wanted: Array, column: Array, given: Array) -> Array:
-        """What rows are multiplied by, and columns divided by, from the norms of both; 1 where one is 0."""
-        known = (row > 0) & (wanted > 0) & (column > 0) & (given > 0)
-        square = np.divide(wanted, row, out=np.ones(len(row)), where=known)
-        square = square * np.divide(column, given, out=np.ones(len(row)), where=known)
-        return snapped(np.sqrt(square), self.roundoff)
+        """What rows are multiplied by, and columns divided by, from the norms of both: their geometric mean;
+        one alone where the other is 0.
+        """
+        rows, columns = (row > 0) & (wanted > 0), (column > 0) & (given > 0)
+        ones = np.ones(len(row))
+        found = np.divide(wanted, row, out=ones.copy(), where=rows)
+        found = found * np.divide(column, given, out=ones.copy(), where=columns)
+        return snapped(np.where(rows & columns, np.sqrt(found), found), self.roundoff)
 
     # Heads
 
@@ -251,10 +257,13 @@ def _scaled(norm: Norm) -> bool:
 
 
 def snapped(numbers: Array, near: float) -> Array:
-    """Numbers; those near a power of two, or its opposite, are that."""
+    """Powers of two, or their opposites, in the place of all numbers if all are near some: of numbers that just
+    happen to be near some are not. Those that are such but for sums in another order become such anyway.
+    """
     powers = np.clip(np.round(np.log2(np.abs(numbers))), -POWER, POWER)
     whole = np.copysign(np.exp2(powers), numbers)
-    return np.where(np.abs(numbers / whole - 1) <= near, whole, numbers)
+    apart = np.abs(numbers / whole - 1)
+    return np.where(apart <= max(near if (apart <= near).all() else 0.0, SUMS), whole, numbers)
 
 
 def matched(count: int, gains: Halves) -> tuple[Order, int]:

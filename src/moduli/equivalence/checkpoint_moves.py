@@ -190,8 +190,9 @@ class Agreement(NamedTuple):
     Attributes:
         numbers: how many. equal: how many are just the same. within: how many are within four roundings,
             |moved - other| <= 4 u |other|, u the unit roundoff of the coarser type (of numbers next to 0 its
-            smallest one): the other number was rounded, and of a number that a norm scales the gains of both, and an
-            estimate of a scale from many. before, after: sums of squares of differences. size: of the other.
+            smallest one): where a copy was scaled by any numbers and rounded, the number itself is off by u, the
+            gain that says by what its column was scaled by u, and what the norms of its row say by 2 u at most.
+        before, after: sums of squares of differences. size: of the other.
     """
 
     numbers: int = 0
