@@ -32,10 +32,10 @@ import json, re, sys, time
 import moduli as mo
 start = time.perf_counter()
 found = getattr(mo, sys.argv[1])(*sys.argv[2:])
-took = time.perf_counter() - start
+took, work = time.perf_counter() - start, time.process_time()
 peak = int(re.search(r"VmHWM:\\s*([0-9]+)", open("/proc/self/status").read())[1]) / 1024
 said = found.statement if hasattr(found, "statement") else str(found)
-print(json.dumps([getattr(found, "status", ""), said, took, peak]))
+print(json.dumps([getattr(found, "status", ""), said, took, work, peak]))
 """
 
 
@@ -173,9 +173,10 @@ def ask(what: str, *folders: str) -> list[Any]:
     done = subprocess.run(
         [sys.executable, "-c", ASK, what, *folders], check=True, capture_output=True, text=True
     )
-    status, said, took, peak = json.loads(done.stdout)
-    print(f"{what}: {status} {said}; {took:.0f} s, {peak:.0f} MB", flush=True)
-    return [f"{status} {said}".strip(), f"{took:.0f}", f"{peak:.0f}"]
+    status, said, took, work, peak = json.loads(done.stdout)
+    numbers = [f"{took:.0f}", f"{work:.0f}", f"{peak:.0f}"]
+    print(what, status, said, *numbers, sep="; ", flush=True)
+    return [f"{status} {said}".strip(), *numbers]
 
 
 def main() -> None:
@@ -207,7 +208,7 @@ def main() -> None:
     print(
         f"{count:,} parameters in {given.layers} layers; one layer in float32: {layer * 4 / 2**20:.0f} MB"
     )
-    table("Checkpoints", ("question", "answer", "s", "MB"), rows)
+    table("Checkpoints", ("question", "answer", "s", "s of one core", "MB"), rows)
 
 
 if __name__ == "__main__":

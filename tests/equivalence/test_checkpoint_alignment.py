@@ -255,6 +255,29 @@ def test_parts_are_read_a_few_rows_at_a_time(rows, tmp_path, monkeypatch):
     assert mo.signature(a) == mo.signature(b)
 
 
+def test_float64_that_products_would_round_is_never_called_equal(tmp_path):
+    """A number that a scale takes to 0, and one that it rounds: b holds what products in float64 give."""
+    config, tensors = checkpoints.llama(0, dtype="F64", layers=1)
+    a = checkpoints.write(tmp_path / "a", config, tensors, dtype="F64")
+    for size in (2.0**-1074, 3 * 2.0**-1074):
+        tiny = {name: value.clone() for name, value in tensors.items()}
+        at = "model.layers.0.mlp."
+        tiny[f"{at}up_proj.weight"][4, 3] = size
+        turned = dict(tiny)
+        scales = torch.ones(24, dtype=torch.float64)
+        scales[4] = 0.25
+        turned[f"{at}up_proj.weight"] = tiny[f"{at}up_proj.weight"] * scales[:, None]
+        turned[f"{at}down_proj.weight"] = tiny[f"{at}down_proj.weight"] / scales
+        assert turned[f"{at}up_proj.weight"][4, 3] in (0, 2.0**-1074)  # rounded
+        name = str(math.frexp(size)[0])
+        c = checkpoints.write(tmp_path / f"c{name}", config, tiny, dtype="F64")
+        d = checkpoints.write(tmp_path / f"d{name}", config, turned, dtype="F64")
+        assert mo.equivalent(c, d).status == "undecided"
+        with pytest.raises(mo.UnsupportedModel, match="below 2"):
+            mo.signature(c)
+    assert mo.equivalent(a, a).status == "proved"
+
+
 # Laws --------------------------------------------------------------------------------------------------------------
 
 

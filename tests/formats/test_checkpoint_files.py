@@ -127,6 +127,7 @@ DAMAGES = [
     (config(num_attention_heads=3), "no such attention"),
     (config(num_attention_heads=8), "has shape"),
     (config(head_dim=5), "no such attention"),
+    (config(partial_rotary_factor=0.5), "partial_rotary_factor = 0.5"),
     (config(hidden_act="snake"), "hidden_act = 'snake'"),
     (config(tie_word_embeddings="yes"), "tie_word_embeddings = yes"),
     (more("model.layers.0.self_attn.q_norm.weight", torch.ones(6)), "q_norm.weight' belong"),

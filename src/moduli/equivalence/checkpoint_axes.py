@@ -309,6 +309,8 @@ def _llama(reader: _Reader, kind: str) -> Decoder:
     groups = reader.number("num_key_value_heads", heads)
     size = reader.number("head_dim", max(1, width // heads))
     reader.activation("hidden_act")
+    part = reader.checkpoint.config.get("partial_rotary_factor", 1)
+    _require(part in (None, 1), f"partial_rotary_factor = {str(part)[:40]}: not declared")
     _require(count <= MAX_LAYERS, f"{count} layers; up to {MAX_LAYERS} are read")
     _require_heads(heads, groups, size, rotary=True)
     stream = width, STREAM

@@ -36,7 +36,7 @@ from .group import Signature
 
 Order = np.ndarray[Any, np.dtype[np.intp]]
 UNSAID = {  # of a configuration: what does not change the function
-    "_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures", "use_cache", "auto_map",
+    "_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache",
     "bos_token_id", "eos_token_id", "pad_token_id", "task_specific_params", "initializer_range", "attention_dropout",
     "attn_pdrop", "embd_pdrop", "resid_pdrop", "pretraining_tp",
 }  # fmt: skip
@@ -119,7 +119,10 @@ def normal_element(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Moved]
         form.order_units(number)
         form.order_heads(number)
     require_laws(decoder, form.element)
-    assert exact(form.element)
+    if not exact(form.element):
+        raise CertificateRejected(
+            f"{checkpoint.path}: a number of the normal form is no power of two"
+        )
     return form.element
 
 

@@ -297,6 +297,10 @@ def digest(
                 continue
             for numbers in matrices(checkpoint, piece):
                 moved = placed(numbers.astype(np.float64), piece, element) + 0.0  # no -0.0
+                if numbers.dtype == np.float64 and not _not_rounded(numbers, moved).all():
+                    raise UnsupportedModel(
+                        f"{checkpoint.path}: {piece.tensor!r} holds numbers below 2^-700, or above 2^700"
+                    )
                 sha.update(np.ascontiguousarray(moved).data.cast("B"))
     return sha.hexdigest()
 
