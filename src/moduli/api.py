@@ -22,6 +22,7 @@ from moduli.capacity.complexity_table import Complexity
 from moduli.capacity.graph_complexity import GraphComplexity
 from moduli.common.arguments import Reading, no_model, question
 from moduli.common.certificate_files import read_certificate
+from moduli.common.checkpoint import Checkpoint
 from moduli.common.domains import (
     ON_ALL,
     ON_BOX,
@@ -61,6 +62,7 @@ from moduli.equivalence.answers import (
     Equivalence,
     on_each_box,
 )
+from moduli.equivalence.checkpoint_alignment import CheckpointAlignment
 from moduli.equivalence.constant_paths import Path as ParameterPath
 from moduli.equivalence.graph_alignment import GraphAlignment
 from moduli.equivalence.graph_symmetries import GraphSymmetries
@@ -92,6 +94,8 @@ from moduli.training.pruning import Curve
 from .capacity import complexity_table, graph_complexity
 from .equivalence import (
     alignment,
+    checkpoint_alignment,
+    checkpoint_form,
     compare,
     computed,
     constant_paths,
@@ -108,6 +112,7 @@ from .equivalence.integer_grid import GridDecision, GridDistance, GridEquivalenc
 from .equivalence.quantised_graphs import QuantisedDecision, QuantisedPair
 from .equivalence.real_ends import with_real_ends
 from .formats import graph_of, load, load_as_written, load_chain, load_chains, load_several
+from .formats.checkpoint_files import open_checkpoint
 from .formats.reading import fitted
 from .piecewise import (
     architectures,
@@ -832,12 +837,18 @@ def signature(
     Two different fingerprints that are both `complete` are different functions (of networks with
     the same activations).
 
+    Of a folder with a checkpoint (`align`): of its tensors, under the architecture that is declared for their names.
+    One layer is in memory at a time.
+
     >>> import moduli as mo
     >>> a = mo.signature(mo.Network.mlp([[1.0], [-2.0]], [0.0, 1.0], [[1.0, 3.0]], [0.0]))
     >>> b = mo.signature(mo.Network.mlp([[2.0], [1.0], [1.0]], [-1.0, 0.0, 0.0], [[-3.0, 0.5, 0.5]], [0.0]))
     >>> a == b, a.complete
     (True, True)
     """
+    checkpoint = _checkpoint(net, reading)
+    if checkpoint is not None:
+        return checkpoint_form.signature(checkpoint)
     found = load(net, **reading)
     if isinstance(found, Graph):
         return graph_normal_form.signature(found)
@@ -874,14 +885,20 @@ def align(
     by: str = "weights",
     on: Domain = None,
     seed: int | np.random.Generator = 0,
+    progress: Progress | None = None,
     **reading: Unpack[Reading],
-) -> Alignment | GraphAlignment:
+) -> Alignment | GraphAlignment | CheckpointAlignment:
     """Move `a` onto `b` by permutations, signs and scales: to compare them unit by unit, and to
     merge them.
 
     An estimate: with two or more hidden layers the best matching is NP-hard. That the moved network
     computes the function of `a` is proved (`Alignment.check`). Units that do the same, or nothing,
     can be matched in many ways: `compress` both first.
+
+    Both may be folders with a checkpoint of a language model, as Hugging Face's libraries write them (`config.json`
+    and `.safetensors` files, in shards or not), or the index of one: llama, mistral, qwen2 and gpt2, declared by the names of
+    their tensors. One layer is in memory at a time. `CheckpointAlignment` says whether one is a disguised copy of the
+    other, related to it, or neither, with the evidence of each layer.
 
     Args:
         by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`);
@@ -897,10 +914,44 @@ def align(
     >>> found.after, found.before > 1, found.merge() == b
     (0.0, True, True)
     """
+    pair = _checkpoints(a, b, reading)
+    if pair is not None:
+        if by != "weights" or on is not None:
+            raise ArgumentError(
+                Asked("by", by), ": checkpoints are matched by 'weights', without data"
+            )
+        return checkpoint_alignment.align(*pair, progress)
     first, second = load_several([a, b], **reading)
     if isinstance(first, Graph) and isinstance(second, Graph):
         return graph_alignment.align(first, second, by, on, seed)
     return alignment.align(*_pair(first, second), by, on, seed)
+
+
+def _checkpoint(source: Any, reading: Reading) -> Checkpoint | None:
+    """The checkpoint that a source is; None of other sources."""
+    found = open_checkpoint(source)
+    given = [name for name, value in reading.items() if value is not None]
+    if found is not None and given:
+        raise ArgumentError(
+            Asked(given[0], reading[given[0]]),  # type: ignore[literal-required]
+            " is for models that are loaded, not for a checkpoint; leave it out",
+        )
+    return found
+
+
+def _checkpoints(a: Any, b: Any, reading: Reading) -> tuple[Checkpoint, Checkpoint] | None:
+    """Two checkpoints; None of two other sources."""
+    first, second = (_checkpoint(source, {}) for source in (a, b))
+    if first is None and second is None:
+        return None
+    if first is None or second is None:
+        other = b if second is None else a
+        raise UnsupportedModel(
+            f"{other} is no folder with config.json and model.safetensors or its index; a checkpoint is compared with "
+            "another one"
+        )
+    _checkpoint(first, reading)
+    return first, second
 
 
 @question
@@ -985,6 +1036,7 @@ def equivalent(
     | BranchedEquivalence
     | GridEquivalence
     | GridDecision
+    | CheckpointAlignment
 ):
     """Whether two networks compute the same function (within `eps`), on all inputs or on a box.
 
@@ -1010,6 +1062,9 @@ def equivalent(
     `decision` the largest output is compared, of equal ones the first (`GridDecision.differ` counts
     inputs at which it is another one).
 
+    Of two folders with checkpoints (`align`) proved is that all stored numbers are the same but for symmetries of the
+    declared architecture; otherwise the answer is undecided, and says what `align` says.
+
     >>> import moduli as mo
     >>> a = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0])
     >>> mo.equivalent(a, mo.Network.mlp([[-1.0]], [0.0], [[-1.0]], [0.0])).status
@@ -1024,6 +1079,13 @@ def equivalent(
             Asked("decision", True),
             ": values or decisions are compared, not both",
         )
+    checkpoints = _checkpoints(a, b, reading)
+    if checkpoints is not None:
+        if eps or decision or on is not None:
+            raise ArgumentError(
+                "checkpoints are compared by their tensors: leave out on, eps and decision"
+            )
+        return checkpoint_alignment.equivalent(*checkpoints, progress)
     if isinstance(on, Box) and len(on.branches) > 1:
         ask: Any = partial(
             equivalent, a, b, eps=eps, decision=decision, budget=budget, seed=seed, executor=executor, progress=progress,

@@ -534,6 +534,8 @@ def _inside(folder: Path) -> str:
     read = set(READ) - set(KERAS) if "config.json" in names else set(READ)
     models = [name for name in names if suffix_of(name)[0] in read]
     what = "this is a Hugging Face model: " if "config.json" in names else ""
+    if what and {"model.safetensors", "model.safetensors.index.json"} & set(names):
+        what += "align, equivalent and signature take the folder; "
     if models:
         return f" ({what}{', '.join(str(folder / name) for name in models[:3])}{', ...' if len(models) > 3 else ''})"
     return f" ({what}{EXPORT})" if what else ""

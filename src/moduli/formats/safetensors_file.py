@@ -48,6 +48,19 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     Raises:
         UnsupportedModel: the header is damaged, or declares other bytes than the file holds.
     """
+    metadata, slots, start = read_header(path)
+    size = sum(slot.end - slot.start for slot in slots.values())
+    data = np.memmap(path, np.uint8, "r", start, (size,)) if size else np.zeros(0, np.uint8)
+    return metadata, {name: slot.array(data) for name, slot in slots.items()}
+
+
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, Slot], int]:
+    """Metadata, where each tensor lies, and the byte of the file from which that counts; no number
+    is read.
+
+    Raises:
+        UnsupportedModel: the header is damaged, or declares other bytes than the file holds.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -70,12 +83,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Any]]:
     joints = [0, *(end for _, end in ends)]
     if [start for start, _ in ends] != joints[:-1] or joints[-1] != size - 8 - length:
         raise _damaged(path, "its tensors do not fill the bytes behind the header")
-    data = (
-        np.memmap(path, np.uint8, "r", 8 + length, (joints[-1],))
-        if joints[-1]
-        else np.zeros(0, np.uint8)
-    )
-    return metadata, {name: slot.array(data) for name, slot in slots.items()}
+    return metadata, slots, 8 + length
 
 
 def _damaged(path: Path, why: str) -> UnsupportedModel:
@@ -89,7 +97,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Slot(NamedTuple):
+class Slot(NamedTuple):
     """Where a tensor lies behind the header."""
 
     dtype: str
@@ -106,7 +114,7 @@ class _Slot(NamedTuple):
         return numbers.reshape(self.shape)
 
 
-def _slot(path: Path, name: str, entry: Any) -> _Slot:
+def _slot(path: Path, name: str, entry: Any) -> Slot:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"{name[:40]!r} has no dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -121,7 +129,7 @@ def _slot(path: Path, name: str, entry: Any) -> _Slot:
             path,
             f"{name[:40]!r} declares {dtype} {str(shape)[:40]} but holds {offsets[1] - offsets[0]} bytes",
         )
-    return _Slot(dtype, tuple(shape), offsets[0], offsets[1])
+    return Slot(dtype, tuple(shape), offsets[0], offsets[1])
 
 
 def _naturals(values: Any) -> bool:

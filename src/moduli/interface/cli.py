@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from moduli.compression.radius.euclidean_distance import RankDistance
     from moduli.compression.radius.reduce_within import RankCurve
     from moduli.compression.results import Compression
+    from moduli.equivalence.checkpoint_alignment import CheckpointAlignment
+    from moduli.equivalence.checkpoint_form import CheckpointForm
     from moduli.kernel.box import Box
     from moduli.kernel.network import Network
 
@@ -1083,9 +1085,18 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
 
     \b
     Example: moduli canon controller.onnx -o normal.onnx
-    """
-    from moduli.equivalence import graph_normal_form, group
 
+    A folder with a checkpoint of a language model has one, too, written as .safetensors.
+    """
+    from moduli.equivalence import checkpoint_form, graph_normal_form, group
+    from moduli.formats.checkpoint_files import open_checkpoint
+
+    checkpoint = open_checkpoint(model)
+    if checkpoint is not None:
+        _require_checkpoint_suffix(model, out)
+        moved = checkpoint_form.canon(checkpoint)
+        show(moved, as_json, quiet, written=str(_write_checkpoint(moved, out)))
+        return
     net = _load_any(model, **source)
     _require_suffix(net, model, out)
     form: Any
@@ -1099,6 +1110,19 @@ def canon(model: str, out: str, as_json: bool, quiet: bool, **source: Any) -> No
         target = mo.save(form.network, out, slack=slack)
     show(form, as_json, quiet, written=str(target))
     sys.exit(ANSWER.get(form.status, 0))
+
+
+def _require_checkpoint_suffix(model: str, out: str) -> None:
+    if Path(out).suffix.lower() != ".safetensors":
+        raise ValueError(f"cannot write {out}: {model} is written as .safetensors")
+
+
+def _write_checkpoint(found: CheckpointAlignment | CheckpointForm, out: str) -> Path:
+    """The moved tensors of a checkpoint, in one file."""
+    from moduli.formats.checkpoint_files import save_checkpoint
+
+    with writing(Path(out)):
+        return save_checkpoint(*found.written(), Path(out))
 
 
 @cli.command()
@@ -1135,7 +1159,22 @@ def align(
 
     \b
     Example: moduli align run1.onnx run2.onnx -o aligned.onnx --on data.npz
+
+    A and B may be folders with checkpoints of language models: then the answer says whether one is a disguised
+    copy of the other, layer by layer, and OUT is a .safetensors file.
     """
+    from moduli.equivalence.checkpoint_alignment import CheckpointAlignment
+    from moduli.formats.checkpoint_files import open_checkpoint
+
+    if open_checkpoint(a) is not None or open_checkpoint(b) is not None:
+        _require_checkpoint_suffix(a, out)
+        if merge is not None or on != "all":
+            raise ValueError("--merge and --on are not for checkpoints; leave them out")
+        with bar(quiet) as progress:
+            copy = mo.align(a, b, by=by, progress=progress, **_asked(**source))
+        assert isinstance(copy, CheckpointAlignment)
+        show(copy, as_json, quiet, written=str(_write_checkpoint(copy, out)))
+        return
     nets = _load_each([a, b], **source)
     _require_suffix(nets[0], a, out)
     domain = _domain(on)
@@ -1144,7 +1183,7 @@ def align(
             f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
         )
     with bar(quiet):
-        found = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
+        found: Any = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
         barrier = None if domain is None else found.barrier(domain, seed=seed)
     with writing(Path(out)):
         moved = found.network if merge is None else found.merge(merge)
