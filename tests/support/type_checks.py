@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 PACKAGE = "moduli"
 MARK = "__checked__"  # the name of the decorator in each module
+# what is wrong is a TypeError, as without checks: certificates of odd objects are refused for it
+CHECK = beartype(conf=BeartypeConf(violation_type=jaxtyping.TypeCheckError))
 TAG = "checked-" + hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
 
 
@@ -80,54 +82,51 @@ def checked(what: Any) -> Any:
         if dataclasses.is_dataclass(what) and "__init__" in vars(what):
             what.__init__ = checked(what.__init__)  # type: ignore[misc]
         return what
+    made = _made.get(id(what.__code__))
+    if made is None:
+        annotations = {name: _meant(hint, what) for name, hint in what.__annotations__.items()}
+        made = _made[id(what.__code__)] = _Made(what.__code__, annotations)
     with_checks: Callable[..., Any] | None = None
 
     @functools.wraps(what)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal with_checks
-        if with_checks is None:  # now all names in annotations are there
-            with_checks = _with_checks(what)
+        if with_checks is None:  # most functions are never called
+            with_checks = made.with_checks(what)
         return with_checks(*args, **kwargs)
 
     return call
 
 
-def _with_checks(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Functions within functions are made anew at each call of those: their checks are not."""
-    known = _made.get(id(function.__code__))
-    if known is None:
-        annotations = {
-            name: _meant(hint, function) for name, hint in function.__annotations__.items()
-        }
-        twin = _copy(function, annotations)
-        with_checks = beartype(twin)
-        _made[id(function.__code__)] = _Made(function.__code__, annotations, twin, with_checks)
-    else:
-        annotations, twin = known.annotations, _copy(function, known.annotations)
-        if known.with_checks is known.twin:  # nothing to check
-            return function
-        given = known.with_checks.__kwdefaults__
-        assert known.twin in given.values()
-        with_checks = _copy(known.with_checks, known.with_checks.__annotations__)
-        with_checks.__kwdefaults__ = {
-            name: twin if value is known.twin else value for name, value in given.items()
-        }
-    if not any(map(_speaks_of_shapes, annotations.values())):
-        return with_checks
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        with jaxtyping.jaxtyped("context"):  # letters in shapes mean the same within one call
-            return with_checks(*args, **kwargs)
-
-    return call
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Made:
+    """Functions within functions are made anew at each call of those; their checks are made once, for their code."""
+
     code: types.CodeType  # kept, as long as its number stands for it
     annotations: dict[str, Any]
-    twin: Any
-    with_checks: Any
+    first: Any = None
+    checked: Any = None
+
+    def with_checks(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        twin = _copy(function, self.annotations)
+        if self.checked is None:
+            self.first, self.checked = twin, CHECK(twin)
+        if self.checked is self.first:  # nothing to check
+            return function
+        given = self.checked.__kwdefaults__
+        assert self.first in given.values()
+        same = _copy(self.checked, self.checked.__annotations__)
+        same.__kwdefaults__ = {
+            name: twin if value is self.first else value for name, value in given.items()
+        }
+        if not any(map(_speaks_of_shapes, self.annotations.values())):
+            return same
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with jaxtyping.jaxtyped("context"):  # letters in shapes mean the same within one call
+                return same(*args, **kwargs)
+
+        return call
 
 
 _made: dict[int, _Made] = {}
@@ -149,14 +148,14 @@ def _copy(function: Any, annotations: dict[str, Any]) -> Any:
 
 
 def _meant(hint: Any, function: Callable[..., Any]) -> Any:
-    """The annotation that a string stands for; anything where it names what is imported for type checkers alone."""
+    """The annotation that a string stands for; anything where it names what is not there yet, or for type checkers alone."""
 
     def example() -> None: ...
 
     example.__annotations__ = {"value": hint}
     try:
         return typing.get_type_hints(example, function.__globals__, include_extras=True)["value"]
-    except NameError:
+    except (NameError, AttributeError):
         return Any
 
 
