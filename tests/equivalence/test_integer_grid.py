@@ -197,6 +197,12 @@ def test_shares_behind_a_softmax_are_bracketed(tmp_path):
     x = float(np.float32(STEPS[0])) * (q.reshape(-1, 1) - ZEROS[0])
     assert (x >= -0.3).all()
     seen = np.abs(dev.run({"x0": q})[0][:, 0] - net(x)).max()
+    with pytest.raises(mo.Undecided, match=r"'\w+' \(.*\) is not enclosed at an input here"):
+        mo.distance(
+            replace(network(7, (1, 4, 3), "softplus"), output_map="softmax"),
+            path,
+            on=mo.Grid(0, 0.1),
+        )
     assert d.status == "bounded"
     assert d.lower - 1e-13 <= seen <= d.upper + 1e-13
     assert d.upper < d.lower + 1e-9

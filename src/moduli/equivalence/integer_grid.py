@@ -37,6 +37,19 @@ from moduli.kernel.errors import (
     UnsupportedModel,
 )
 from moduli.kernel.exact_numbers import Interval, above, below, ceiling, two_sum
+from moduli.kernel.graph.entrywise import Elementwise, PerUnit
+from moduli.kernel.graph.operators import (
+    Broadcast,
+    Concat,
+    Contract,
+    Linear,
+    Reshape,
+    Slicewise,
+    Take,
+    Transpose,
+)
+from moduli.kernel.graph.runtime_errors import MEANS
+from moduli.kernel.graph.slicewise import MAXIMA, SOFTMAX
 from moduli.kernel.network import Network
 
 from . import quantised_graphs
@@ -200,10 +213,30 @@ class _Chain(_Side):
         return evaluate(self.net, [Fraction(x) for x in real[0].ravel().tolist()])
 
 
+WIDE = {  # of entries: what an evaluator has in float64, too, and not in float32 alone
+    "identity", "neg", "abs", "relu", "clip", "add", "sub", "mul", "div", "max", "min", "leaky_relu",
+    "prelu", "tanh", "sigmoid", "exp", "sqrt", "batchnorm",
+}  # fmt: skip
+MOVES = (Broadcast, Concat, Contract, Linear, Reshape, Take, Transpose)
+
+
+def _require_wide(graph: Graph) -> None:
+    """Refuse operators that an evaluator may compute in float32 whatever it is given."""
+    for node in graph.model.live().nodes:
+        op, kind = node.op, getattr(node.op, "kind", type(node.op).__name__)
+        entrywise = isinstance(op, (Elementwise, PerUnit)) and kind in WIDE
+        slicewise = isinstance(op, Slicewise) and kind in (*MAXIMA, *MEANS, *SOFTMAX)
+        if not (isinstance(op, MOVES) or entrywise or slicewise):
+            raise Undecided(
+                f"{graph.source.where}: {kind!r} ({node.name or node.output}) is not enclosed at an input here"
+            )
+
+
 class _Operators(_Side):
     """Any other graph: float64, and a bound of what all its roundings do."""
 
     def __init__(self, graph: Graph, points: Points) -> None:
+        _require_wide(graph)
         self.graph, self.said = graph, f"{graph.source.where} over the reals"
         names = dict(zip(graph.inputs, points.hull, strict=True))
         box = Box({name: (low[0], high[0]) for name, (low, high) in names.items()})
