@@ -21,7 +21,7 @@ def drawn(rng):
 
 def test_brute_force_with_two_radii():
     rng, differ = np.random.default_rng(0), 0
-    for _ in range(50):
+    for _ in range(30):
         a, b, c, net = drawn(rng)
         incoming = float(rng.choice([0.25, 0.5, 0.75]))
         outgoing = incoming * float(rng.choice([0.125, 0.5, 2.0, 4.0]))
@@ -37,7 +37,7 @@ def test_brute_force_with_two_radii():
             assert np.abs(first[0].bias - first[1].bias).max(initial=0) <= incoming
             assert np.abs(last[0].weight - last[1].weight).max(initial=0) <= outgoing
             assert int(mo.rank(near)) == wanted
-    assert differ > 5
+    assert differ > 3
 
 
 def test_equal_radii_are_one():
