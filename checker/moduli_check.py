@@ -4303,6 +4303,7 @@ def _changed(array_now: Tensor, additions: list[Addition]) -> tuple[Tensor, list
     """What is stored after additions, and what it is away. Doubles are added one after another; what goes into a bias is
     added exactly where anything was rounded and there are at most 64 additions.
     """
+    demand(len({add.column for add in additions}) == 1, "a stored tensor is read in two ways")
     exact, doubles = [Fraction(x) for x in array_now.data], [float(x) for x in array_now.data]
     width = [ZERO] * len(exact)
     for add in additions:

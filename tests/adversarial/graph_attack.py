@@ -181,6 +181,11 @@ def changed_move(rng: Rng, move: GraphMove, names: Sequence[str], model: Any) ->
         tensor = pick(rng, names)
         axis = int(rng.integers(len(model.shapes[tensor])))
         return replace(move, tensor=tensor, axis=axis)
+    if way < 0.3:  # a layer takes some column for a number
+        column = int(rng.integers(most))
+        value = (pick(rng, names), column, pick(rng, (0.0, 0.5, -1.0, 1e6)))
+        kept = [own for own in move.values if own[:2] != value[:2]]
+        return replace(move, values=(*kept, value))
     k = int(rng.integers(len(move.units)))
     units, into = list(move.units), list(move.into)
     if move.kind == "bound":
