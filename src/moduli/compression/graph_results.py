@@ -133,7 +133,7 @@ class GraphCompression(WithSlack, Result):
         >>> import moduli as mo
         >>> small = mo.compress("zoo:person-detector", on=mo.Box(0, 1))
         >>> small.living()["conv2d_5.w"].nonzero()[0]
-        array([13, 47])
+        array([ 3, 12, 13, 47])
         """
         found = {}
         for name, fates in self._fates.items():

@@ -4,6 +4,8 @@ out or lose anything; and how windows slide, beside torch and ONNX.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -172,3 +174,21 @@ def test_windows_slide_as_onnx_says(auto):
         assert slides((numbers,), [k], [n], [len(table) + 1]) is None
         seen += 1
     assert seen > 20
+
+
+def test_what_is_said_of_windows_in_another_form_is_not_understood():
+    graph = growing(1)
+    h = until(lambda: graph.conv("x"))
+    until(lambda: graph.conv(h))
+    for detail in (
+        ("conv",),
+        ("conv", (("strides", 3),)),
+        ("conv", 1, 2, 3),
+        ("fold",),
+    ):
+        last = graph.nodes[-1]
+        graph.nodes[-1] = replace(last, op=replace(last.op, detail=detail))
+        plain = Known(graph.model, graph.ranges).of((last.output, 1))
+        low, high = found(graph, last.output, 1)
+        np.testing.assert_array_equal(low, plain.low)
+        np.testing.assert_array_equal(high, plain.high)

@@ -182,7 +182,10 @@ def reads_of(ends: Ends, node: Node, window: Window) -> list[Read] | None:
     tensors = [name for name in (*node.inputs, *node.outputs) if name]
     if rule is None or any(ends.known.shape(name) is None for name in tensors):
         return None
-    return rule(ends, node, node.op, window)
+    try:
+        return rule(ends, node, node.op, window)
+    except (IndexError, KeyError, TypeError, ValueError):  # what a reader says is of another form
+        return None
 
 
 # What only moves coefficients -----------------------------------------------------------------------------------
