@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,6 +53,16 @@ class Source(ABC):
     @abstractmethod
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, in float64."""
+
+    def values(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        """Those of the wanted values inside the graph that it has under these names, in float64.
+
+        Raises:
+            UnsupportedModel: it is run as a whole.
+        """
+        raise UnsupportedModel(
+            f"{self.where}: values inside it are not computed; export it to ONNX for that"
+        )
 
     @abstractmethod
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,9 @@ class TfliteSource(Source):
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.onnx.run(feeds)
+
+    def values(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        return self.onnx.values(feeds, wanted)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         smaller = self.onnx.rewritten(wanted, renamed).source
