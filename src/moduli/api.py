@@ -901,8 +901,8 @@ def align(
     other, related to it, or neither, with the evidence of each layer.
 
     Args:
-        by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`);
-            graphs are matched by weights.
+        by: "weights" (Ainsworth et al. 2023) or "activations" (Li et al. 2015, on the inputs `on`); of
+            graphs of files; their heads and coordinates are matched by weights in any case.
 
     Raises:
         ShapeError: different architectures. ValueError: `on` is missing, or given in vain.

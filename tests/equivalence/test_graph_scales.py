@@ -193,13 +193,67 @@ def test_the_barrier_goes(graph, group):
         found.barrier(mo.Samples(x[:, 1:]))
 
 
+def test_activations_move_a_disguise_back(graph, group):
+    """Units that compute the same on the samples, or nothing, are told apart by their numbers."""
+    shape = graph.model.shapes[graph.inputs[0]]
+    batch = shape[0] if isinstance(shape[0], int) else 2
+    x = np.random.default_rng(0).normal(size=(8 * batch, math.prod(shape[1:])))
+    twin, samples = group.random(5)(graph), mo.Samples(x)
+    if graph.source.result() is not None:  # a module: its parts are not run one by one
+        with pytest.raises(mo.UnsupportedModel, match="export it to ONNX"):
+            mo.align(twin, graph, by="activations", on=samples)
+        return
+    found = mo.align(twin, graph, by="activations", on=samples)
+    assert found.before > 1
+    assert found.after == 0
+    assert found.check()
+    assert "matched by activations" in found.statement
+
+
+def test_activations_see_what_numbers_hide(tmp_path):
+    """Half of the inputs are always 0; their weights are large and have nothing to do with each other."""
+    nn = torch.nn
+    net = centred(nn.Sequential(nn.Conv2d(4, 6, 2), nn.ReLU(), nn.Conv2d(6, 2, 2)), 1)
+    hidden = net[0].weight.data[:, 2:]
+    hidden *= 50
+    a = mo.load(exported(net, (1, 4, 4, 4), tmp_path, "a"))
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    net[0].weight.data = net[0].weight.data[order]
+    net[0].bias.data = net[0].bias.data[order]
+    net[2].weight.data = net[2].weight.data[:, order]
+    generator = torch.Generator().manual_seed(5)
+    net[0].weight.data[:, 2:] = 50 * torch.randn(hidden.shape, generator=generator)
+    b = mo.load(exported(net, (1, 4, 4, 4), tmp_path, "b"))
+    x = np.random.default_rng(0).normal(size=(20, 4, 4, 4))
+    x[:, 2:] = 0
+    samples = mo.Samples(x.reshape(20, -1))
+    outgoing = next(
+        name for name, array in a.model.constants.items() if array.shape == (2, 6, 2, 2)
+    )
+
+    def misplaced(by, on=None):
+        found = mo.align(a, b, by=by, on=on)
+        pair = found.network.model.constants[outgoing], b.model.constants[found.names[outgoing]]
+        cosines = [
+            float(np.vdot(p, q) / np.linalg.norm(p) / np.linalg.norm(q))
+            for p, q in zip(*(np.moveaxis(w, 1, 0) for w in pair), strict=True)
+        ]
+        return sum(cosine < 1 - 1e-6 for cosine in cosines)
+
+    assert misplaced("activations", samples) == 0 < misplaced("weights")
+
+
 def test_only_one_architecture_is_aligned(graph, tmp_path):
     torch.manual_seed(3)
     layers = torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 1)
     other = mo.load(exported(torch.nn.Sequential(*layers), (1, 3, 5, 5), tmp_path))
     with pytest.raises(mo.ShapeError, match="one architecture"):
         mo.align(graph, other)
-    with pytest.raises(ValueError, match="matched by 'weights'"):
+    with pytest.raises(ValueError, match="'weights' or 'activations'"):
+        mo.align(graph, graph, by="names")
+    with pytest.raises(ValueError, match="goes with by='activations'"):
+        mo.align(graph, graph, on=mo.Gaussian())
+    with pytest.raises(ValueError, match="give the inputs"):
         mo.align(graph, graph, by="activations")
 
 

@@ -72,6 +72,16 @@ class Source(ABC):
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, in float64."""
 
+    def values(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        """Those of the wanted values inside the graph that it has under these names, in float64.
+
+        Raises:
+            UnsupportedModel: it is run as a whole.
+        """
+        raise UnsupportedModel(
+            f"{self.where}: values inside it are not computed; export it to ONNX for that"
+        )
+
     @abstractmethod
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         """The same file or module with the wanted graph; `renamed` says which values are read in

@@ -20,6 +20,7 @@ from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.slack import NO_SLACK
 
 from .alignment import Barrier, drawn_inputs
+from .graph_activations import correlations
 from .graph_matching import Matching, Problem, holds_floats, matched, wide
 from .graph_normal_form import moved
 from .graph_order import in_order_of_use
@@ -28,6 +29,7 @@ from .graph_units import Rounds, UnitSets, move_to
 
 Array = np.ndarray[Any, np.dtype[Any]]
 ONLY = "only graphs of one architecture are aligned; for graphs that may be equal ask equivalent"
+AT_ONCE = 64  # samples whose activations are in memory
 NEAR = 2.0**-20  # a scale so near a power of two is taken for it: it rounds nothing
 
 
@@ -35,16 +37,24 @@ def align(
     a: Graph, b: Graph, by: str = "weights", on: Domain = None, seed: int | np.random.Generator = 0
 ) -> GraphAlignment:
     """See `api.align`."""
-    if by != "weights" or on is not None:
-        raise ArgumentError(Asked("by", by), ": graphs are matched by 'weights', without data")
+    if by not in ("weights", "activations"):
+        raise ArgumentError(Asked("by", by), ": 'weights' or 'activations'")
+    if by == "weights" and on is not None:
+        raise ArgumentError(
+            Asked("on", type(on)), " goes with ", Asked("by", "activations"),
+            "; weights are matched without data",
+        )  # fmt: skip
     model = a.model.live()
     names = _same_architecture(a, model, b)
     other = replace(model, constants={n: b.model.constants[m] for n, m in names.items()})
     sets = UnitSets.of(model)
     problem = Problem.of(sets, other, gauges(sets))
+    if by == "activations":
+        feeds = _batches(a, on, seed, AT_ONCE)
+        problem.preferred = correlations(a, b, sets, problem.gauges, feeds)
     rounds = _rounds(sets, problem, matched(problem, seed))
     network = a.source.rewritten(moved(model, rounds), {})
-    return GraphAlignment("estimated", a, b, network, rounds, names)
+    return GraphAlignment("estimated", a, b, network, rounds, names, by)
 
 
 def _same_architecture(a: Graph, model: GraphModel, b: Graph) -> dict[str, str]:
@@ -104,7 +114,7 @@ class GraphAlignment(Result):
 
     Attributes:
         a, b: the graphs. network: `a` moved onto `b`, the function of `a` (see `certificate`).
-        rounds: of moves that make it.
+        rounds: of moves that make it. by: weights or activations.
     """
 
     a: Graph
@@ -112,6 +122,7 @@ class GraphAlignment(Result):
     network: Graph
     rounds: Rounds
     names: dict[str, str]
+    by: str = "weights"
     kind: ClassVar[str] = "align"
 
     @property
@@ -205,7 +216,7 @@ class GraphAlignment(Result):
     def statement(self) -> str:
         size = math.sqrt(sum(float(np.square(y).sum()) for _, y in self._pairs(self.b))) or 1.0
         return (
-            f"matched by weights: the parameters are {self.after / size:.3g} of their norm apart, "
+            f"matched by {self.by}: the parameters are {self.after / size:.3g} of their norm apart, "
             f"{self.before / size:.3g} before"
         )
 
@@ -225,28 +236,35 @@ class GraphAlignment(Result):
 
     def data(self) -> dict[str, Any]:
         return {
-            "before": self.before, "after": self.after, "by": "weights", "a": self.a.digest,
+            "before": self.before, "after": self.after, "by": self.by, "a": self.a.digest,
             "b": self.b.digest, "network": self.network.digest,
             "rounds": [[move.plain() for move in moves] for moves in self.rounds],
         }  # fmt: skip
 
 
-def _batches(graph: Graph, on: Samples | Gaussian, seed: int | np.random.Generator) -> list[Array]:
-    """Rows of samples in the shape of the only input, as many at a time as that has."""
+def _batches(
+    graph: Graph, on: Domain, seed: int | np.random.Generator, most: int | None = None
+) -> list[Array]:
+    """Rows of samples in the shape of the only input, as many at a time as that has, or at most as many
+    where it has any number.
+    """
     name = graph.inputs[0]
     shape = graph.model.shapes.get(name)
     if len(graph.inputs) != 1 or not shape or not all(isinstance(n, int) for n in shape[1:]):
         raise ShapeError(
             f"{graph!r}: samples are rows for one input of known size; {name!r} has {shape}"
         )
-    x = drawn_inputs(on, math.prod(int(n) for n in shape[1:]), seed)
-    batch = shape[0] if isinstance(shape[0], int) else len(x)
-    if len(x) % batch:
-        raise ShapeError(f"{len(x)} samples: {name!r} of shape {shape} takes {batch} at a time")
-    return list(x.reshape(-1, batch, *map(int, shape[1:])))
+    sizes = tuple(int(n) for n in shape[1:])
+    x = drawn_inputs(on, math.prod(sizes), seed)
+    if not isinstance(shape[0], int):
+        step = most or max(1, len(x))
+        return [x[k : k + step].reshape(-1, *sizes) for k in range(0, len(x), step)]
+    if len(x) % shape[0]:
+        raise ShapeError(f"{len(x)} samples: {name!r} of shape {shape} takes {shape[0]} at a time")
+    return list(x.reshape(-1, shape[0], *sizes))
 
 
 def _outputs(graph: Graph, feeds: list[Array]) -> Array:
     found = [graph({graph.inputs[0]: x})[graph.outputs[0]] for x in feeds]
     whole = np.concatenate([np.asarray(y, dtype=np.float64) for y in found])
-    return whole.reshape(len(feeds) * len(feeds[0]), -1)
+    return whole.reshape(sum(map(len, feeds)), -1)

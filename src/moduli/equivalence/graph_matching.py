@@ -17,7 +17,7 @@ import numpy as np
 
 from moduli.kernel.graph.model import GraphModel
 
-from .alignment import GAIN, SWEEPS, assign
+from .alignment import GAIN, SWEEPS, TIE, assign
 from .graph_order import in_order_of_use
 from .graph_scales import Gauge, multiply, normal_numbers
 from .graph_units import Exchangeable, UnitSets
@@ -54,7 +54,8 @@ class Problem:
         weights: by which inner products of each tensor are multiplied: its entries have mean square 1
             then. touched: for each set the tensors and roles that it has. set_of: the number of the set of
             each gauge. inside: for each set of heads, and kind of coordinates, the sets of these, head
-            by head.
+            by head. preferred: of sets whose order something else than stored numbers says, the gain of each
+            pair, ``[of b, of a]``; stored numbers decide between pairs that are as good, and signs.
     """
 
     parts: Sequence[Exchangeable]
@@ -67,6 +68,7 @@ class Problem:
     touched: dict[int, list[tuple[str, Role]]] = field(default_factory=dict)
     set_of: list[int] = field(default_factory=list)
     inside: dict[int, dict[int, dict[int, int]]] = field(default_factory=dict)
+    preferred: dict[int, Array] = field(default_factory=dict)
 
     @staticmethod
     def of(sets: UnitSets, b: GraphModel, gauges: Sequence[Gauge]) -> Problem:
@@ -258,7 +260,7 @@ def _improved(problem: Problem, which: int, at: Matching) -> Matching | None:
             own = frozenset(k for k in pattern if k not in given)
             merged[own] = merged[own] + sign * gain if own in merged else sign * gain
         total, signs = _signed(merged, each)
-        order = assign(total)
+        order = assign(_preferred(problem, which, total))
         rows = np.arange(len(order))
         value = float(total[rows, order].sum())
         if best is None or value > best[0]:
@@ -277,6 +279,13 @@ def _improved(problem: Problem, which: int, at: Matching) -> Matching | None:
         if value <= before + GAIN * scale:
             return None
     return Matching({**at.orders, which: order}, {**at.signs, **chosen})
+
+
+def _preferred(problem: Problem, which: int, total: Array) -> Array:
+    """Gains by which a set is ordered: those of stored numbers, or others with these to break ties."""
+    if which not in problem.preferred:
+        return total
+    return problem.preferred[which] + TIE * total / (float(np.abs(total).max(initial=0.0)) or 1.0)
 
 
 def _signs_of(problem: Problem, which: int) -> list[int]:

@@ -140,6 +140,16 @@ class OnnxSource(Source):
         proto = self.proto if self.as_given is None else self.as_given
         return RuntimeKernels(proto, self.reading.stored, self.where)
 
+    def values(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        proto = type(self.proto)()
+        proto.CopyFrom(self.proto)
+        made = {name for node in proto.graph.node for name in node.output}
+        del proto.graph.output[:]
+        for name in dict.fromkeys(wanted):
+            if name in made:
+                proto.graph.output.add().name = name
+        return run_model(proto, self.reading.stored, feeds)
+
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         if self.read_only:
             raise NotWritable(f"{self.where} {self.read_only}, and not written", ())

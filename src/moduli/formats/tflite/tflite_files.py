@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,9 @@ class TfliteSource(Source):
     def on_device(self, kernels: str | None = None) -> ReferenceKernels:
         own = kernels if kernels in RULES else MICRO
         return ReferenceKernels(self.translation.contents, own)
+
+    def values(self, feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:
+        return self.onnx.values(feeds, wanted)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
         smaller = self.onnx.rewritten(wanted, renamed).source
