@@ -76,3 +76,12 @@ def test_torch_users_get_the_same_messages(name):
 def test_errors_are_one_line_in_notebooks():
     error = mo.ArgumentError("a", " b")
     assert error._render_traceback_() == ["ArgumentError: a b"]
+
+
+def test_a_missing_file_is_one_line_in_a_notebook():
+    for ask in (mo.load, mo.rank):
+        with pytest.raises(FileNotFoundError) as caught:
+            ask("nothing.onnx")
+        (line,) = caught.value._render_traceback_()
+        assert line.startswith("FileNotFoundError: ")
+        assert "nothing.onnx" in line

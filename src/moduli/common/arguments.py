@@ -147,6 +147,21 @@ def checked(name: str, value: Any, word: Word) -> None:
         raise ArgumentError(shown, ": ", *word.needed)
 
 
+def briefly(verb: Callable[P, R]) -> Callable[P, R]:
+    """A public function of which a notebook shows one line, where a file is not there."""
+
+    @wraps(verb)
+    def asked(*args: P.args, **given: P.kwargs) -> R:
+        try:
+            return verb(*args, **given)
+        except OSError as error:
+            said = f"{type(error).__name__}: {error}"
+            error._render_traceback_ = lambda: [said]  # type: ignore[attr-defined]
+            raise
+
+    return asked
+
+
 def question(verb: Callable[P, R]) -> Callable[P, R]:
     """A public question: its shared words are looked at before it begins, names that it does not
     have are refused as Python does, and NumPy warns of nothing, since numbers that are too large
@@ -173,6 +188,8 @@ def question(verb: Callable[P, R]) -> Callable[P, R]:
         words["units"] = BY_NAME
     if "seed" in words and "Generator" not in kinds["seed"]:
         words["seed"] = START
+
+    verb = briefly(verb)
 
     @wraps(verb)
     def asked(*args: P.args, **given: P.kwargs) -> R:

@@ -48,7 +48,7 @@ from typing import Any
 
 import numpy as np
 
-from moduli.common.arguments import Reading
+from moduli.common.arguments import Reading, briefly
 from moduli.common.domains import Samples
 from moduli.common.exact_values import exact_arrays
 from moduli.common.files import (
@@ -124,6 +124,7 @@ FOREIGN = {
 # The doors ------------------------------------------------------------------------------------------------------
 
 
+@briefly
 def load(
     source: Any,
     *,
