@@ -207,5 +207,5 @@ def test_refusals():
         mo.compress(net, biases=False)
     with pytest.raises(mo.ArgumentError, match="starts=3"):
         mo.compress(net, on=mo.Box(-1, 1), starts=3)
-    with pytest.raises(mo.ArgumentError, match="at least 0"):
+    with pytest.raises(mo.ArgumentError, match="starts=-1: a whole number of rounds from 0 on"):
         mo.compress(net, units=2, on=mo.Gaussian(), starts=-1)

@@ -63,8 +63,8 @@ def test_multipliers_that_round_up_to_a_power_and_those_that_vanish():
 
 
 def test_twice_rounded_is_not_once_rounded():
-    """0.5 - 2^-34 of an odd number: the product is rounded to the number itself, and its half again."""
-    by = fixed_point.multiplier(0.5 - 2.0**-33)
+    """0.5 - 2^-32 of an odd number: the product is rounded to the number itself, and its half again."""
+    by = fixed_point.multiplier(0.5 - 2.0**-32)
     assert fixed_point.times(5, by) == 3  # 2.4999..., and once rounded 2
     assert fixed_point.times(-5, by) == -3
 
