@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -396,3 +397,46 @@ def test_answers_as_data(tmp_path):
     assert data["equal"] == data["numbers"]
     assert [part["name"] for part in data["parts"]][:2] == ["embeddings", "layer 0 heads"]
     assert "layer 1 units" in found.table().text(100)
+
+
+def test_a_key_that_is_left_out_is_not_null(tmp_path):
+    config, tensors = checkpoints.llama(0)
+    a = checkpoints.write(tmp_path / "a", config, tensors)
+    b = checkpoints.write(tmp_path / "b", {**config, "sliding_window": None}, tensors)
+    assert mo.equivalent(a, b).keys == ("sliding_window",)
+
+
+def test_two_names_of_one_number(tmp_path):
+    config, tensors = checkpoints.gpt2()
+    heads = config["n_head"]
+    a = checkpoints.write(tmp_path / "a", {**config, "num_attention_heads": heads}, tensors)
+    assert mo.equivalent(a, a).status == "proved"
+    b = checkpoints.write(tmp_path / "b", {**config, "num_attention_heads": 2 * heads}, tensors)
+    with pytest.raises(mo.UnsupportedModel, match="num_attention_heads beside another number"):
+        mo.equivalent(a, b)
+
+
+def test_forged_answers_about_checkpoints(tmp_path):
+    config, tensors = checkpoints.llama(0)
+    a = checkpoints.write(tmp_path / "a", config, tensors)
+    b = checkpoints.write(tmp_path / "b", {**config, "rope_theta": 500.0}, tensors)
+    c = checkpoints.write(tmp_path / "c", *checkpoints.llama(5))
+    found, far = mo.equivalent(a, b), mo.equivalent(a, c)
+    assert found.check()
+    assert far.check()
+    for forged in (
+        replace(found, status="proved", keys=()), replace(far, status="proved"), replace(far, agreements=found.agreements),
+    ):  # fmt: skip
+        with pytest.raises(mo.CertificateRejected):
+            forged.check()
+
+
+def test_a_layer_of_nothing(tmp_path):
+    config, tensors = checkpoints.llama(0)
+    none = {
+        name: value[:0] if "gate_proj" in name or "up_proj" in name else value[:, :0] if "down_proj" in name else value
+        for name, value in tensors.items()
+    }  # fmt: skip
+    folder = checkpoints.write(tmp_path / "a", config, none)
+    with pytest.raises(mo.ShapeError, match="nothing is in it"):
+        mo.signature(folder)

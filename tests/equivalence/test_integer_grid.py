@@ -363,6 +363,8 @@ def test_forged_answers_are_rejected(tmp_path):
     for change in (
         {"upper": d.upper / 2, "lower": 0.0}, {"lower": d.upper * 2, "upper": d.upper * 3},
         {"exact": d.exact + 1}, {"points": 255}, {"integers": other}, {"entry": 1 - d.entry},
+        {"argmax": {name: x + 1 for name, x in d.argmax.items()}}, {"rules": ("a", "b")}, {"said": "some inputs"},
+        {"status": "refuted"},
     ):  # fmt: skip
         with pytest.raises((mo.CertificateRejected, mo.BudgetExhausted)):
             replace(d, **change).check()

@@ -177,3 +177,26 @@ def test_the_folder_is_still_no_model_to_load(folder):
         mo.UnsupportedModel, match="align, equivalent and signature take the folder"
     ):
         mo.load(folder)
+
+
+def test_where_libraries_may_read_other_files(folder, tmp_path):
+    config, tensors = checkpoints.llama(1)
+    checkpoints.write(tmp_path / "other", config, tensors, shards=1)
+    single = (tmp_path / "other" / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(single)
+    with pytest.raises(mo.UnsupportedModel, match="not every library reads the same one"):
+        open_checkpoint(folder)
+    elsewhere = {**config, "transformers_weights": "other.safetensors"}
+    with pytest.raises(mo.UnsupportedModel, match="names other weights"):
+        open_checkpoint(checkpoints.write(tmp_path / "b", elsewhere, tensors))
+
+
+@pytest.mark.parametrize(
+    "name", ["\0.safetensors", "\ud800.safetensors", "a" * 300 + ".safetensors"]
+)
+def test_names_of_shards_that_no_file_has(name, folder):
+    index = json.loads((folder / INDEX).read_text())
+    index["weight_map"][next(iter(index["weight_map"]))] = name
+    (folder / INDEX).write_text(json.dumps(index))
+    with pytest.raises(mo.UnsupportedModel, match=r"is no \.safetensors file beside the index"):
+        open_checkpoint(folder)

@@ -16,7 +16,7 @@ from moduli.kernel.errors import CertificateRejected, ShapeError
 from .checkpoint_axes import Decoder
 from .checkpoint_form import differing
 from .checkpoint_matching import Found, Pair, log_chance
-from .checkpoint_moves import Agreement, Element, compare, exact, require_laws, written
+from .checkpoint_moves import Agreement, Element, bare, compare, exact, require_laws, written
 
 RELATED = math.log(1e-9)  # below it, chance is not what recognised the units
 
@@ -175,9 +175,17 @@ class CheckpointAlignment(TableResult):
 
     def check(self) -> bool:
         """Look at the laws and compare all numbers again, from the files."""
-        again = _compared(self.a, self.b, self.decoder, self.other, self.element, None)
+        ours, theirs = Decoder.of(self.a), Decoder.of(self.b)
+        _require_same(self.a, self.b, ours, theirs)
+        if (ours, theirs) != (self.decoder, self.other):
+            raise CertificateRejected("the checkpoints are of other architectures than is said")
+        if differing(self.a, self.b) != self.keys:
+            raise CertificateRejected("the configurations differ in other keys than is said")
+        again = _compared(self.a, self.b, ours, theirs, self.element, None)
         if again != self.agreements:
             raise CertificateRejected("compared again, the checkpoints agree in other numbers")
+        if (self.status == "proved") != self.same or self.status == "refuted":
+            raise CertificateRejected(f"{self.status} does not follow")
         return True
 
     def written(self) -> tuple[dict[str, Stored], Iterator[tuple[str, Array]]]:
@@ -226,6 +234,10 @@ def _require_same(a: Checkpoint, b: Checkpoint, ours: Decoder, theirs: Decoder) 
             raise ShapeError(
                 f"{mine.tensor!r} of {a.path} has shape {shapes[0]}, {its.tensor!r} of {b.path} {shapes[1]}; "
                 "only checkpoints of one architecture are aligned"
+            )
+        if mine.rows is None and mine.columns is None and bare(mine) != bare(its):
+            raise ShapeError(
+                f"{mine.tensor!r} of {a.path} stands where {b.path} has {its.tensor!r}; both must be alike"
             )
     if len(one) != len(other):
         count = counted(abs(len(one) - len(other)), "tensor", "tensors")

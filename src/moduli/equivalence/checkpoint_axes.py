@@ -240,6 +240,8 @@ class _Reader:
         shape = self.checkpoint.shape(name)
         if len(shape) != 2:
             raise ShapeError(f"{name!r} has shape {shape}; two axes are needed")
+        if not shape[axis]:
+            raise ShapeError(f"{name!r} has shape {shape}: nothing is in it")
         return shape[axis]
 
     def piece(
@@ -353,6 +355,13 @@ def _gpt2(reader: _Reader, kind: str) -> Decoder:
     front = "transformer." if reader.has("transformer.wte.weight") else ""
     tokens, width = (reader.width(f"{front}wte.weight", axis) for axis in (0, 1))
     count, heads = reader.number("n_layer"), reader.number("n_head")
+    for alias, said in (("num_hidden_layers", count), ("num_attention_heads", heads)):
+        if (
+            reader.number(alias, said) != said
+        ):  # another name of the same, and libraries may take either
+            raise UnsupportedModel(
+                f"{reader.checkpoint.path}: config.json has {alias} beside another number"
+            )
     activation = reader.activation("activation_function")
     _require(count <= MAX_LAYERS, f"{count} layers; up to {MAX_LAYERS} are read")
     if width % heads:

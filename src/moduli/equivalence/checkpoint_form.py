@@ -17,7 +17,7 @@ import numpy as np
 
 from moduli.common.checkpoint import Array, Checkpoint, Stored
 from moduli.common.result import Result
-from moduli.kernel.errors import CertificateRejected
+from moduli.kernel.errors import CertificateRejected, printable
 
 from .checkpoint_axes import Attention, Decoder, Piece
 from .checkpoint_moves import (
@@ -313,4 +313,7 @@ def differing(a: Checkpoint, b: Checkpoint) -> tuple[str, ...]:
     """What two configurations say differently of the function."""
     one, other = said(a), said(b)
     keys = sorted(set(itertools.chain(one, other)))
-    return tuple(key for key in keys if one.get(key) != other.get(key))
+    missing = object()  # what is left out has a default, which need not be null
+    return tuple(
+        printable(key)[:80] for key in keys if one.get(key, missing) != other.get(key, missing)
+    )

@@ -287,8 +287,9 @@ def digest(
     for _, section in decoder.sections():
         for piece in section:
             part, shape = piece.part, list(checkpoint.shape(piece.tensor))
-            sha.update(json.dumps([part, shape]).encode())
-            if piece.rows is None and piece.columns is None:
+            stays = piece.rows is None and piece.columns is None
+            sha.update(json.dumps([part, shape, bare(piece) if stays else ""]).encode())
+            if stays:
                 length = (
                     checkpoint.tensors[piece.tensor].end - checkpoint.tensors[piece.tensor].start
                 )
@@ -303,6 +304,11 @@ def digest(
                     )
                 sha.update(np.ascontiguousarray(moved).data.cast("B"))
     return sha.hexdigest()
+
+
+def bare(piece: Piece) -> str:
+    """The name of its tensor, without what some libraries write in front."""
+    return piece.tensor.removeprefix("transformer.")
 
 
 def written(

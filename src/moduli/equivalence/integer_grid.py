@@ -502,6 +502,13 @@ def _refined(pair: Pair, found: Largest, most: list[tuple[float, int]]) -> Large
     return Largest(low, max(low, high), number, entry)
 
 
+def _same_inputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether inputs by name are the same."""
+    return one.keys() == other.keys() and all(
+        np.array_equal(one[name], other[name]) for name in other
+    )
+
+
 def _float_ends(found: Largest) -> tuple[float, float]:
     lower = float(found.low)
     if Fraction(lower) > found.low:
@@ -548,11 +555,12 @@ class GridDistance(Result):
             )
         if self.exact is not None and self.exact != again.exact:
             raise CertificateRejected(f"the largest difference is not {self.exact}")
-        same = self.integers.keys() == again.integers.keys() and all(
-            np.array_equal(self.integers[name], again.integers[name]) for name in again.integers
-        )
-        if not same or self.entry != again.entry:
+        same = _same_inputs(self.integers, again.integers)
+        if not same or self.entry != again.entry or not _same_inputs(self.argmax, again.argmax):
             raise CertificateRejected("the largest difference is said to be at another input")
+        words = [(x.status, x.rules, x.said) for x in (self, again)]
+        if words[0] != words[1]:
+            raise CertificateRejected(f"said is {words[0]}, found {words[1]}")
         return True
 
     @property
@@ -792,9 +800,14 @@ class GridDecision(Result):
         """Run both at all inputs again."""
         on = Grid(self.on.low, self.on.high, kernels=self.on.kernels)
         again = decisions(self.a, self.b, on, self.points)
-        ours, theirs = ((x.status, x.points, x.differ, x.open, x.winners) for x in (self, again))
+        ours, theirs = (
+            (x.status, x.points, x.differ, x.open, x.winners, x.rules, x.said)
+            for x in (self, again)
+        )
         if ours != theirs:
             raise CertificateRejected(f"said is {ours}, found {theirs}")
+        if not _same_inputs(self.witness or {}, again.witness or {}):
+            raise CertificateRejected("they are said to decide in different ways at another input")
         if self.status == "undecided":
             return super().check()
         return True

@@ -22,6 +22,7 @@ from .safetensors_file import read_header
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = ".safetensors.index.json"
+ELSEWHERE = "transformers_weights"  # a key by which a file of another name is read
 MAX_CONFIG_BYTES = 2**20
 MAX_INDEX_BYTES = 2**26
 MAX_TENSORS = 2**17
@@ -44,6 +45,10 @@ def open_checkpoint(source: Any) -> Checkpoint | None:
     if not str(source) or not path.is_dir() or not (path / CONFIG).is_file():
         return None
     index = path / f"model{INDEX}"
+    if index.is_file() and (path / SINGLE).is_file():
+        raise UnsupportedModel(
+            f"{path} has {SINGLE} and {index.name}, and not every library reads the same one; leave one there"
+        )
     if index.is_file():
         return _sharded(path, index)
     if (path / SINGLE).is_file():
@@ -63,7 +68,8 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
         )
     found = dict[str, Stored]()
     for shard in shards:
-        if Path(shard).name != shard or not shard.endswith(".safetensors"):
+        plain = Path(shard).name == shard and shard.isprintable() and len(shard) < 200
+        if not plain or not shard.endswith(".safetensors"):
             raise UnsupportedModel(
                 f"{index}: {shard[:80]!r} is no .safetensors file beside the index"
             )
@@ -81,7 +87,12 @@ def _config(folder: Path) -> dict[str, Any]:
         raise UnsupportedModel(
             f"{folder} has no {CONFIG}, which says what model the tensors belong to"
         )
-    return _json(folder / CONFIG, MAX_CONFIG_BYTES)
+    found = _json(folder / CONFIG, MAX_CONFIG_BYTES)
+    if found.get(ELSEWHERE) is not None:
+        raise UnsupportedModel(
+            f"{folder}: {CONFIG} names other weights ({ELSEWHERE}); leave that out"
+        )
+    return found
 
 
 def _json(path: Path, most: int) -> dict[str, Any]:

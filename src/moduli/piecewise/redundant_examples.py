@@ -43,6 +43,7 @@ from .functional_dimension import Dimension, dimension, with_many_inputs
 from .polyhedral_complex import MOST, Pieces, pieces
 from .recovery import same_function
 
+SHALLOW, DEEP = "with one hidden layer", "with any number of hidden layers"
 REACH = 8.0  # the box of the deeper examples is [-8, 8]^n: their bends are inside
 CELLS = 1_000
 POINTS = 10_000  # with more than three inputs, at which bends are looked for
@@ -89,6 +90,8 @@ class MinimalExample(Result):
             exact_layers(self.network), exact_layers(self.other)
         ):
             raise CertificateRejected("the other network is a symmetric copy, or has other widths")
+        if self.among != (DEEP if self.minimal is None else SHALLOW):
+            raise CertificateRejected(f"the fewest {self.among} is not what is proved")
         if self.minimal is not None:
             self._check_shallow(self.minimal)
         else:
@@ -105,7 +108,8 @@ class MinimalExample(Result):
             raise CertificateRejected("the other network is another function")
 
     def _check_deep(self) -> None:
-        assert self.on is not None
+        if self.on is None or self.on.to_json() != Box(-REACH, REACH).to_json():
+            raise CertificateRejected(f"one function is proved on [-{REACH:g}, {REACH:g}]^n alone")
         own, other = _along_sum(self.network), _along_sum(self.other)
         line = _line(own, self.network.widths[0])
         if not line.check() or not same_function(line, exact_layers(other)):
@@ -116,7 +120,7 @@ class MinimalExample(Result):
         found = _functional_dimension(self.network, self.on)
         if not found.check() or self.network.parameters - found.lower > self.dimension:
             raise CertificateRejected("the dimension may be larger")
-        if self.dimension > self.units and not _never_used(self.network, self.other):
+        if self.dimension > self.units + _never_used(self.network, self.other):
             raise CertificateRejected("the dimension may be smaller")
 
     @property
@@ -212,8 +216,7 @@ def _example(name: str, units: list[tuple[Any, float, float]]) -> MinimalExample
     assert minimal.units == net.units
     own = exact_layers(net)
     other = next(x for x in minimal.networks() if distinct(own, exact_layers(x)))
-    among = "with one hidden layer"
-    return MinimalExample("proved", name, net, other, None, among, minimal, minimal.dimension)
+    return MinimalExample("proved", name, net, other, None, SHALLOW, minimal, minimal.dimension)
 
 
 # Two hidden layers --------------------------------------------------------------------------------------
@@ -241,8 +244,8 @@ def _deep(inputs: int) -> list[MinimalExample]:
 
 
 def _deep_example(name: str, net: Network, other: Network, free: int) -> MinimalExample:
-    among, box = "with any number of hidden layers", Box(-REACH, REACH)
-    return MinimalExample("proved", name, net, other, box, among, None, net.units + free)
+    box = Box(-REACH, REACH)
+    return MinimalExample("proved", name, net, other, box, DEEP, None, net.units + free)
 
 
 def _of_sum(layers: Sequence[Any], inputs: int) -> Network:

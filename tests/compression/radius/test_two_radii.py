@@ -9,6 +9,7 @@ import oracles
 import pytest
 
 import moduli as mo
+from moduli.compression.radius import two_radii
 from moduli.compression.radius.two_radii import rank_within
 from moduli.kernel.errors import ArgumentError, CertificateRejected, UnsupportedModel
 
@@ -85,3 +86,12 @@ def test_what_cannot_be_asked_is_said():
     deep = mo.Network.mlp([[1.0]], [0.0], [[1.0]], [0.0], [[1.0]], [0.0], activation="tanh")
     with pytest.raises(UnsupportedModel, match="one hidden layer"):
         rank_within(deep, incoming=0.5, outgoing=0.5)
+
+
+def test_radii_that_are_no_powers_apart_prove_nothing():
+    """Their quotient is rounded: weights times it may be within a radius that they are not within."""
+    p, q = 0.5892624923188806, 0.9415651814089914
+    net = mo.Network.mlp([[5.0]], [5.0], [[float(np.nextafter(q, 2))]], [0.0], activation="tanh")
+    scaled = mo.rank(two_radii._times(net, p / q), radius=p)
+    with pytest.raises(CertificateRejected, match="a power of two"):
+        two_radii.TwoRadii(net, p, q, scaled).check()

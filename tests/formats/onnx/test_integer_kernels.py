@@ -193,3 +193,21 @@ def test_what_has_no_rule_is_named():
         "y",
     )
     assert "'h' is read with another scale" in refused(m)
+
+
+def test_other_types_than_8_bits_and_float32_are_refused():
+    for attribute, kind in (
+        ({"output_dtype": TensorProto.INT8}, 0),
+        ({"output_dtype": TensorProto.FLOAT16}, 1),
+    ):
+        m = Model((4,))
+        given: list[dict[str, Any]] = [{}, {}]
+        given[kind] = attribute
+        m.add("QuantizeLinear", ["x", *m.x[1:]], "q", **given[0])
+        m.add("DequantizeLinear", ["q", *m.x[1:]], "y", **given[1])
+        assert "has output_dtype" in refused(m, given="float32", last="float32")
+    m = Model((1, 4, 4))
+    m.add("QuantizeLinear", ["x", *m.x[1:]], "q")
+    m.add("MaxPool", ["q"], "p", kernel_shape=[2, 2], auto_pad="VALID", pads=[1, 1, 0, 0])
+    m.add("DequantizeLinear", ["p", *m.x[1:]], "y")
+    assert "pads beside the word VALID" in refused(m, given="float32", last="float32")

@@ -9,15 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
+import moduli as mo
 from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph import certificate
 from moduli.kernel.graph.back_substitution import BackSubstitution
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
 from moduli.kernel.graph.facts import Known
+from moduli.kernel.graph.operators import Elementwise, Transpose
 from moduli.kernel.graph.shapes import require_shapes
 
 from ...support.graphs import Builder, run
@@ -246,3 +250,81 @@ def test_bounds_are_never_worse():
         for place, facts in plain.found.items():
             assert (known.of(place).low >= facts.low - SLOPE).all()
             assert (known.of(place).high <= facts.high + SLOPE).all()
+
+
+def test_indices_of_two_axes_of_unknown_size_differ():
+    """x[i, j] - x[j, i] is 0 where i = j alone."""
+    graph = Windowed(np.random.default_rng(0), {"x": ("n", "n", 2)})
+    turned = graph.add(Transpose((1, 0, 2)), ["x"], ("n", "n", 2), lambda v: v["x"].transpose(0, 1))
+    y = graph.add(Elementwise("sub"), ["x", turned], ("n", "n", 2), lambda v: v["x"] - v[turned])
+    known = Known(graph.model, {"x": (np.array(0.0), np.array(1.0))})
+    with pytest.raises(CertificateRejected, match="several axes of unknown size"):
+        BackSubstitution(known, WORK).narrow(y, 2, np.array([0, 1]), 1)
+
+
+def test_rows_less_all_rows_of_a_batch(tmp_path):
+    """Pairs of rows differ, which bounds of one row less itself would not see."""
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "ax"], ["u"]), helper.make_node("Sub", ["u", "x"], ["d"]),
+        helper.make_node("MatMul", ["d", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["z"]),
+        helper.make_node("Relu", ["z"], ["r"]), helper.make_node("MatMul", ["r", "v"], ["y"]),
+    ]  # fmt: skip
+    arrays = {"w": [[1, 0, 1], [0, 1, 1]], "b": [-0.99, -0.99, 3], "v": np.ones((3, 1))}
+    stored = [numpy_helper.from_array(np.array(a, dtype=np.float32), n) for n, a in arrays.items()]
+    stored.append(numpy_helper.from_array(np.array([1]), "ax"))
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", ["N", 2]), ("y", None))]
+    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    path = tmp_path / "rows.onnx"
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
+    )
+    large = mo.load(path)
+    small = mo.compress(large, on=mo.Box(0, 1)).network
+    x = np.array([[0.0, 0.0], [1.0, 1.0]])
+    ours, theirs = (graph.source.run({"x": x})["y"] for graph in (small, large))
+    assert np.allclose(ours, theirs, atol=1e-6)
+    assert np.ravel(theirs).tolist() == pytest.approx([3, 1, 5.02, 3])
+
+
+def test_nothing_is_bounded_of_an_empty_tensor():
+    graph = Windowed(np.random.default_rng(0), {"x": ("n", 0, 2)})
+    y = graph.add(Elementwise("relu"), ["x"], ("n", 0, 2), lambda v: v["x"])
+    known = Known(graph.model, {"x": (np.array(0.0), np.array(1.0))})
+    with pytest.raises(CertificateRejected, match="empty"):
+        BackSubstitution(known, WORK).narrow(y, 2, np.array([0]), 1)
+
+
+def _pooled_and_written(path, nodes, shape, arrays):
+    stored = [numpy_helper.from_array(a, n) for n, a in arrays.items()]
+    ends = [helper.make_tensor_value_info(n, 1, s) for n, s in (("x", shape), ("y", None))]
+    made = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    onnx.save(
+        helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path
+    )
+    return mo.load(path)
+
+
+def test_windows_longer_than_what_they_read(tmp_path):
+    """Runtimes give one place, the specification none: nothing is known of what comes out."""
+    pool = helper.make_node(
+        "AveragePool", ["x"], ["p"], kernel_shape=[3], strides=[3], count_include_pad=1
+    )
+    nodes = [pool, helper.make_node("Conv", ["p", "w", "b"], ["z"]), helper.make_node("Relu", ["z"], ["r"]),
+             helper.make_node("Conv", ["r", "v"], ["y"])]  # fmt: skip
+    arrays = {
+        "w": np.array([[[-1]], [[1]]], np.float32), "b": np.array([0.5, 0], np.float32), "v": np.ones((1, 2, 1), np.float32),
+    }  # fmt: skip
+    graph = _pooled_and_written(tmp_path / "p.onnx", nodes, [1, 1, 1], arrays)
+    assert mo.compress(graph, on=mo.Box(1, 2)).network.parameters == graph.parameters
+
+
+@pytest.mark.parametrize("last", ["Relu", "Unsqueeze"])
+def test_graphs_of_empty_tensors(last, tmp_path):
+    arrays = {"zero": np.array([0]), "one": np.array([1])}
+    further = ["one"] if last == "Unsqueeze" else []
+    nodes = [
+        helper.make_node("Slice", ["x", "zero", "zero", "one"], ["e"]),
+        helper.make_node(last, ["e", *further], ["y"]),
+    ]
+    graph = _pooled_and_written(tmp_path / "e.onnx", nodes, ["N", 3, 2], arrays)
+    assert mo.compress(graph, on=mo.Box(-1, 1)).status == "proved"

@@ -60,6 +60,8 @@ class TwoRadii:
         Raises:
             CertificateRejected: naming what fails.
         """
+        if math.frexp(self.incoming)[0] != math.frexp(self.outgoing)[0]:
+            raise CertificateRejected("no radius is the other times a power of two")
         same = self.scaled.original == _times(self.network, self.incoming / self.outgoing)
         if not same or self.scaled.radius != self.incoming:
             raise CertificateRejected("the bounds are about another network, or radius")
@@ -91,7 +93,7 @@ def rank_within(
     if len(net.layers) != 2:
         raise UnsupportedModel(f"{net}: two radii are for one hidden layer")
     for name, radius in (("incoming", incoming), ("outgoing", outgoing)):
-        if not (math.isfinite(radius) and radius > 0):
+        if not (type(radius) in (int, float) and math.isfinite(radius) and radius > 0):
             raise ArgumentError(Asked(name, radius), ": a finite number above 0")
     if math.frexp(incoming)[0] != math.frexp(outgoing)[0]:
         raise ArgumentError(

@@ -126,6 +126,7 @@ class RuntimeKernels(IntegerNetwork):
         if kind == FLOAT:
             if len(readers) != 1 or kind_of(readers[0]) != "QuantizeLinear":
                 raise self.refused(f"input {name!r} is read in floats")
+            self._require_plain(readers[0])
             integers = self.alias[name] = readers[0].output[0]
             said = self.scaled(*readers[0].input[1:3])
         elif kind in KINDS:
@@ -153,11 +154,18 @@ class RuntimeKernels(IntegerNetwork):
             return found.pop() if len(found) == 1 else None
         return None
 
+    def _require_plain(self, node: Any) -> None:
+        """Refuse other types than 8 bits and float32, that an attribute asks for."""
+        others = [a.name for a in node.attribute if a.name not in ("axis", "saturate")]
+        if others:
+            raise self.refused(f"{kind_of(node)} ({node.name or node.output[0]}) has {others[0]}")
+
     def _output(self, name: str) -> None:
         """Whether floats that come out are scaled from integers at the end."""
         node = self.makers.get(name)
         if node is None or kind_of(node) != "DequantizeLinear":
             return
+        self._require_plain(node)
         if any(name in other.input for other in self.nodes):
             raise self.refused(f"output {name!r} is read again in floats")
         self.alias[name] = node.input[0]
@@ -319,6 +327,8 @@ def _window(setting: _Setting, shape: Sequence[int], size: Sequence[int]) -> Win
         raise UnsupportedModel(f"an input of {len(shape)} axes, or padding by a word")
     strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
     top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    if given.get("auto_pad") == b"VALID" and any((top, left, bottom, right)):
+        raise UnsupportedModel("pads beside the word VALID")
     if min(*strides, *dilations, *size) < 1 or min(top, left, bottom, right) < 0:
         raise UnsupportedModel("strides, dilations or pads that are none")
     return Window(

@@ -306,6 +306,8 @@ def _of_sums(setting: _Setting, weight: Whole, scales: Array, x: Tensor) -> Comp
     low, high = setting.ends(y_scale, y_zero)
     real = x_scale * scales / y_scale
     if setting.operator.kind == "FULLY_CONNECTED" and not setting.micro:
+        if not (sizes * real).max(initial=0.0) < 2.0**31 - 2**9:
+            raise UnsupportedModel("a sum times its scale may leave 32 bits")
         rescale = _in_float64(real)
     else:
         by = fixed_point.multipliers(real)
@@ -612,6 +614,10 @@ def _softmax(setting: _Setting) -> Compute:
 
 @handles("LOGISTIC")
 def _logistic(setting: _Setting) -> Compute:
+    if not setting.micro:
+        raise UnsupportedModel(
+            "the interpreter looks it up in a table that it makes in floats, by the exponential of its machine"
+        )
     _, scale, zero = setting.computed(0)
     _require_shares(setting)
     by = fixed_point.multiplier(scale * 2.0 ** (31 - LOGISTIC_BITS))

@@ -20,7 +20,8 @@ for the whole tensor; so a row depends on its place only by how windows are cut 
 those of branches lie to each other. These integers are found for all places at once (`Cone`), and the
 arithmetic reads nothing else of a place: places with the same integers have the same bound, which is
 computed once. Along an axis of unknown size every step reads the same index as it gives, or it is not
-taken: what holds for one index holds for all.
+taken: what holds for one index holds for all. A target has one such axis at most: of two the indices
+may differ, and `ANY` stands for one.
 """
 
 from __future__ import annotations
@@ -116,6 +117,10 @@ class Cone:
         shape = self.ends.shape(target)
         grid: list[Sequence[int]] = [range(n) if isinstance(n, int) else (ANY,) for n in shape]
         grid[axis] = (0,)
+        if sum(not isinstance(n, int) for n in shape) > 1:
+            raise CertificateRejected(f"{target!r} has several axes of unknown size")
+        if not all(map(len, grid)):
+            raise CertificateRejected(f"{target!r} is empty")
         if math.prod(map(len, grid)) > PLACES:
             raise CertificateRejected(f"{target!r} has too many places")
         start = np.stack(np.meshgrid(*grid, indexing="ij"), axis=-1).reshape(-1, len(shape))

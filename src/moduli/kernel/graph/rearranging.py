@@ -280,6 +280,10 @@ class Reshape(Operator):
         x, y = node.inputs[0], node.output
         coarse, fine = digits(ties.shape(x) or (), ins), digits(ties.shape(y) or (), outs)
         for (name, own), (other, parts) in (((x, coarse), (y, fine)), ((y, fine), (x, coarse))):
+            if not all(n for _, n in own.values()):  # of nothing, on both sides
+                for axis in own:
+                    ties.fix((name, axis), f"reshape {node.name!r}, which has no entries")
+                continue
             for axis, (stride, n) in own.items():
                 if n == 1:
                     continue
@@ -331,6 +335,8 @@ class Reshape(Operator):
         facts: Facts,
     ) -> Slices | None:
         stride, n = own
+        if not (n and all(m for _, m in coarse.values())):
+            return None  # of nothing
         parts: list[tuple[Slices, Ints, Ints]] = []  # axes whose index is a digit of ours
         whole: list[Slices] = []
         for other, (s, m) in coarse.items():
