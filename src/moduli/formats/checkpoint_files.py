@@ -66,13 +66,14 @@ def _sharded(path: Path, index: Path) -> Checkpoint:
         raise UnsupportedModel(
             f"{index}: {len(listed)} tensors in {len(shards)} shards; up to {MAX_TENSORS} in {MAX_SHARDS} are read"
         )
-    found = dict[str, Stored]()
     for shard in shards:
         plain = Path(shard).name == shard and shard.isprintable() and len(shard) < 200
         if not plain or not shard.endswith(".safetensors"):
             raise UnsupportedModel(
                 f"{index}: {shard[:80]!r} is no .safetensors file beside the index"
             )
+    found = dict[str, Stored]()
+    for shard in shards:
         held = _held(index.parent / shard)
         wanted = {name for name, file in listed.items() if file == shard}
         for name in sorted(held.keys() ^ wanted):
