@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
 from operator import mul
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 MAX_FILE = 2**29  # bytes, unpacked
 MAX_NUMBERS = 2**24  # of one network
@@ -4393,18 +4393,27 @@ def _absorb(
                 raise NotUnderstood(
                     f"what {step.output[:40]!r} reads of unit {unit}, which is not constant there"
                 )
-            raise Rejected(f"{step.output[:40]!r} reads unit {unit}, which is not constant there")
+            _refuse(graph, f"{step.output[:40]!r} reads unit {unit}, which is not constant there")
         position = [i for i, u in enumerate(columns) if u == unit].index(column)
         others = [i for i, u in enumerate(columns) if u == target]
         demand(position < len(others), f"units {unit} and {target} have different sizes")
         other = inside[others[position]]
-        same = f.key == other.key and other.ratio and f.ratio
-        demand(
-            same, f"{step.output[:40]!r} reads unit {unit}, which is no multiple of unit {target}"
-        )
+        if not (f.key == other.key and other.ratio and f.ratio):
+            _refuse(
+                graph,
+                f"{step.output[:40]!r} reads unit {unit}, which is no multiple of unit {target}",
+            )
         at = index_of(weight.shape, op["columns"], others[position])
         more = Addition(at, [[tap] for tap in taps], f.ratio / other.ratio, True)
         changes.setdefault(w, {}).setdefault(step.output, []).append(more)
+
+
+def _refuse(graph: Graph, why: str) -> NoReturn:
+    """Reject, but where stored integers are scaled: of the numbers that come out nothing is known here."""
+    scaled = [step for step in graph.steps if step.op.kind == "PerUnit"]
+    if any(step.op["kind"] in ("dequantise", "quantise") for step in scaled):
+        raise NotUnderstood(why)
+    raise Rejected(why)
 
 
 def _unread(graph: Graph, name: str) -> bool:

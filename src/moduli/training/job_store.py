@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -110,9 +110,13 @@ def run(
         if progress is not None:
             progress(done, len(distinct), "jobs; no worker is left, waiting for one")
 
+    results = _results(missing, executor, _Watch(workers, patience, alone))
     try:
-        for job, result in _results(missing, executor, _Watch(workers, patience, alone)):
-            atomic_write(_file(folder, job.key), encoded(result).encode())
+        for job, result in results:
+            try:
+                atomic_write(_file(folder, job.key), encoded(result).encode())
+            except OSError as error:  # a full disk, for one: what is in flight is not wanted
+                results.throw(error)
             done += 1
             if progress is not None:
                 progress(done, len(distinct), "jobs")
@@ -185,7 +189,7 @@ class _Watch:
 
 def _results(
     jobs: list[Job], executor: Executor | None, watch: _Watch
-) -> Iterable[tuple[Job, dict[str, Any]]]:
+) -> Generator[tuple[Job, dict[str, Any]], None, None]:
     """As they come; a few are always waiting, however many there are."""
     if executor is None:
         yield from ((job, job()) for job in jobs)
@@ -218,8 +222,9 @@ def _results(
                 if isinstance(error, (BrokenExecutor, CancelledError)):
                     watch.lost = True
                 failed = failed or error
-    finally:
+    except Exception:  # interrupted, workers end by themselves
         for future in flying:
             future.cancel()
+        raise
     if failed is not None:
         raise failed
