@@ -548,7 +548,7 @@ def _identity(asked: ChainQuestions) -> Section:
             {"identifiable": found},
         )
     rows += size.facts() if found.dimension is None else []
-    line = f"{found.statement}; {size.value}"
+    line = f"{found.statement}, {asked.place}; {size.value}"
     return Section(
         name,
         title,
