@@ -802,6 +802,9 @@ def test_functions_that_differ_only_between_the_boxes():
     told = mo.equivalent(bump, zero, on=inside)
     assert told.status == "refuted"
     assert told.on.low.tolist() == [0.03125]  # the box of the file that holds the input
+    loose = mo.equivalent(bump, zero, on=on.branches[1], eps=1.0)
+    with pytest.raises(mo.CertificateRejected, match="say other things"):
+        replace(found, parts=(found.parts[0], loose)).check()
     for forged in (replace(found, on=inside), replace(found, parts=found.parts[:1])):
         with pytest.raises(mo.CertificateRejected, match="one for each box"):
             forged.check()

@@ -202,6 +202,22 @@ def test_others_are_not_waited_for_forever_once_a_job_was_dropped(tmp_path, squa
     assert all(future.cancelled() for future in executor.futures)
 
 
+def test_an_interrupt_stops_what_is_in_flight(tmp_path, square, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_store, "WATCH", 0.01)
+    executor = Deserted()
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            [square(n) for n in range(3)],
+            store=tmp_path / "store",
+            executor=executor,
+            workers=interrupted,
+        )
+    assert all(future.cancelled() for future in executor.futures)
+
+
 def test_results_in_flight_are_kept_when_an_executor_is_shut_down(tmp_path, square):
     jobs = [square(n) for n in range(3)]
     with pytest.raises(RuntimeError, match="after shutdown"):

@@ -192,6 +192,8 @@ class BranchedEquivalence(Result):
         asked = [branch.to_json() for branch in self.on.branches]
         if [part.on and part.on.to_json() for part in self.parts] != asked:
             raise CertificateRejected("the answers are not one for each box")
+        if len({(part.a.digest, part.b.digest, part.statement) for part in self.parts}) > 1:
+            raise CertificateRejected("the answers are about other networks, or say other things")
         for part in self.parts:
             if part.status != "proved":
                 raise CertificateRejected(f"on {part.on} nothing is proved")

@@ -75,10 +75,7 @@ class Table(NamedTuple):
 
 
 def _number(cell: Any) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return np.nan
+    return float(cell) if _is_number(cell) else np.nan
 
 
 def _is_number(cell: Any) -> bool:

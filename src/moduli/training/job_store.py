@@ -18,6 +18,7 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
+    ProcessPoolExecutor,
     wait,
 )
 from dataclasses import dataclass
@@ -222,9 +223,11 @@ def _results(
                 if isinstance(error, (BrokenExecutor, CancelledError)):
                     watch.lost = True
                 failed = failed or error
-    except Exception:  # interrupted, workers end by themselves
-        for future in flying:
-            future.cancel()
+    except BaseException as error:
+        # processes that are interrupted break their pool, which then fails over futures that are cancelled
+        if isinstance(error, Exception) or not isinstance(executor, ProcessPoolExecutor):
+            for future in flying:
+                future.cancel()
         raise
     if failed is not None:
         raise failed
