@@ -19,6 +19,7 @@ from moduli.kernel.graph.operators import (
     Node,
     PerUnit,
     Reshape,
+    Size,
     Slicewise,
     Take,
     Transpose,
@@ -68,6 +69,7 @@ FUNCTIONS: dict[str, Any] = {
     "pow": np.power,
     "prelu": lambda x, s: np.where(x >= 0, x, s * x),
     "where": np.where,
+    "greater of integers": np.greater,
 }
 
 
@@ -127,6 +129,10 @@ def run(model: GraphModel, feeds: Mapping[str, Any]) -> list[Any]:
 def step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
     if isinstance(op, Elementwise):
         return FUNCTIONS[op.kind](*x, *op.numbers)
+    if isinstance(op, Linear) and op.detail and op.detail[0] == "conv":
+        windows = np.lib.stride_tricks.sliding_window_view(x[0], x[1].shape[2:], axis=(2, 3))
+        y = np.einsum("bihwkl,oikl->bohw", windows, x[1])
+        return y + x[2][:, None, None] if len(x) > 2 else y
     if isinstance(op, Linear):
         rows = np.moveaxis(x[1], (op.rows, op.columns), (0, 1))
         moved = np.moveaxis(x[0], op.reads, -1)
@@ -148,10 +154,11 @@ def step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
         axes = tuple(a for a in range(x[0].ndim) if a not in {i for i, _ in op.free})
         if op.kind == "softmax":
             return special.softmax(x[0], axis=axes)
-        if op.kind == "layer_norm":
-            u = x[0] - x[0].mean(axis=axes, keepdims=True)
+        if op.kind in ("layer_norm", "LayerNormalization", "RMSNormalization"):
+            centre = 0 if op.kind == "RMSNormalization" else x[0].mean(axis=axes, keepdims=True)
+            u = x[0] - centre
             root = np.sqrt(np.square(u).mean(axis=axes, keepdims=True) + (op.normalises or 0))
-            return u / root * x[1] + x[2]
+            return u / root * x[1] + (x[2] if len(x) > 2 else 0)
         return getattr(np, op.kind)(x[0], axis=axes, keepdims=True)
     if isinstance(op, Transpose):
         return x[0].transpose(op.order)
@@ -166,4 +173,10 @@ def step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
         return np.broadcast_to(x[0], [n or 1 for n in op.sizes])
     if isinstance(op, Lookup):
         return np.take(x[0], x[1].astype(int), op.axis)
+    if isinstance(op, Size) and op.payload == "1 / root":
+        ((_, axis),) = op.axes
+        return x[0].shape[axis] ** -0.5
+    if isinstance(op, Size) and op.payload == "lower triangle":
+        (_, i), (_, j) = op.axes
+        return np.tri(x[0].shape[i], x[1].shape[j], dtype=bool)
     raise NotImplementedError(op)

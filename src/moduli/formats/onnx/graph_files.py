@@ -19,12 +19,14 @@ from moduli.kernel.network import Network
 from . import (  # noqa: F401  handlers register themselves
     constants,
     dynamic_rounding,
+    fused_operators,
     graph_attention,
     graph_operators,
     integer_blocks,
     integer_operators,
     operations,
 )
+from .fused_operators import CONTRIBUTED
 from .graph_reader import GraphReader, skeleton, stored_arrays
 from .integer_kernels import RuntimeKernels
 from .nodes import OPS, kind_of
@@ -67,7 +69,8 @@ class OnnxSource(Source):
         self.read_only = ""  # why it cannot be written
         self.changed = False  # whether it is no longer what the source says
         self.as_given: Any = None  # what is run to compare, where it is not what is read
-        inlined = bool(proto.functions)
+        inlined = not all(map(_is_of_runtimes, proto.functions))
+        self.sums |= {kind_of(node) for node in proto.graph.node if node.domain == CONTRIBUTED}
         with one_line(where):
             proto, arrays, rounded = self._written_out(proto, folder, arrays)
             self.reading = GraphReader(proto, folder, arrays, rounded)
@@ -111,7 +114,7 @@ class OnnxSource(Source):
             if plain is not None:
                 proto = plain
                 reasons.append(INTEGERS)
-        if proto.functions:
+        if not all(map(_is_of_runtimes, proto.functions)):
             arrays = stored_arrays(proto, folder)
             proto = _without_functions(skeleton(proto))
         dynamic = dynamic_rounding.written_out(proto, folder, arrays)
@@ -272,11 +275,23 @@ def _rounds(node: Any) -> bool:
     return str(node.op.kind).startswith("quantise")
 
 
+def _is_of_runtimes(function: Any) -> bool:
+    """Whether a function has the name of an operator that runtimes have: which one they call is open."""
+    from onnx import defs
+
+    return function.domain == CONTRIBUTED or (
+        function.domain in ("", "ai.onnx") and bool(defs.has(function.name))
+    )
+
+
 def _without_functions(proto: Any) -> Any:
-    """A model with the nodes that its local functions stand for; without numbers of initialisers."""
+    """A model with the nodes that its local functions stand for; without numbers of initialisers.
+    Functions with names of runtimes stay, and are opaque.
+    """
     inliner = importlib.import_module("onnx.inliner")
+    kept = [(f.domain, f.name) for f in proto.functions if _is_of_runtimes(f)]
     try:
-        return inliner.inline_local_functions(proto)
+        return inliner.inline_selected_functions(proto, kept, exclude=True)
     except Exception as error:  # whatever the library raises
         raise UnsupportedModel(f"its local functions cannot be expanded: {error}") from None
 

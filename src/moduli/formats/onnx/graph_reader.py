@@ -48,7 +48,7 @@ class NotUnderstood(Exception):
 
 Handler = Callable[["GraphReader", Any], None]
 HANDLERS: dict[str, Handler] = {}
-handles = registrar(HANDLERS)  # of ONNX operators of the default domain
+handles = registrar(HANDLERS)  # of operators of ONNX; others are entered with their domain
 
 
 def _rounded_by_its_range(reader: GraphReader, node: Any) -> None:
@@ -276,7 +276,8 @@ class GraphReader:
             and self._fold(node)
         ):
             return
-        handler = HANDLERS.get(node.op_type) if domain and node.op_type not in RANDOM else None
+        kind = node.op_type if domain else f"{node.domain}.{node.op_type}"
+        handler = None if defined or kind in RANDOM else HANDLERS.get(kind)
         if not self.rounded.isdisjoint(node.output):
             handler = _rounded_by_its_range
         before, emitted = len(self.nodes), set(self.names)

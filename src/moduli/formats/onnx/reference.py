@@ -10,6 +10,8 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 
+from .fused_reference import fused
+
 if TYPE_CHECKING:
     from onnx import NodeProto
 
@@ -95,7 +97,7 @@ def mended(opset: int) -> tuple[Any, ...]:
     14 in training mode, whatever it says; squares of integers summed in another type; a softmax, or
     the logarithm of one, before opset 13 along one axis, where it is over that axis and all after
     it; axes that are added or dropped before opset 13 one by one, where all are axes of the larger
-    tensor; the largest entry over positions of two axes alone.
+    tensor; the largest entry over positions of two axes alone. And those that it has not (`fused`).
     """
     from onnx import defs
     from onnx.reference.op_run import OpRun
@@ -167,7 +169,7 @@ def mended(opset: int) -> tuple[Any, ...]:
         kind.op_domain = ""
         if defs.has(kind.__name__, opset, ""):  # for the defaults of attributes, which have changed
             kind.op_schema = defs.get_schema(kind.__name__, opset, "")
-    return tuple(found)
+    return (*found, *fused())
 
 
 def _centred(x: Any, axis: int) -> Any:

@@ -23,6 +23,10 @@ from .graph_reader import GraphReader, captured, skeleton
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 TRIES = 4
+WITH_HEADS = ("Attention", "MultiHeadAttention", "RotaryEmbedding")
+HEADS = {  # attributes that say into how many heads a part is cut
+    ":q:heads": ("q_num_heads", "num_heads"), ":k:heads": ("kv_num_heads",), ":heads": ("num_heads",),
+}  # fmt: skip
 
 
 class Surgeon:
@@ -171,8 +175,10 @@ class Surgeon:
                     attribute.i = op.groups
         elif isinstance(op, (Reshape, Broadcast)) and found.op_type in ("Reshape", "Expand"):
             self._fit_shape(found, node, op)
-        elif isinstance(op, Reshape) and found.op_type == "Attention":
+        elif isinstance(op, Reshape) and found.op_type in WITH_HEADS:
             self._fit_heads(found, node.output, op)
+        elif isinstance(op, Take) and found.op_type == "Attention":
+            self._fit_columns(found)
         elif isinstance(op, Take) and found.op_type == "Split":
             sizes = self._parts(found, op)
             read = [name for name in found.output if name in self.wanted.makers]
@@ -191,12 +197,24 @@ class Surgeon:
             self._fit_sizes(found, node)
 
     def _fit_heads(self, found: Any, name: str, op: Reshape) -> None:
-        """The number of heads of an Attention, which cuts its inputs into so many parts."""
-        for part, key in (("q", "q_num_heads"), ("k", "kv_num_heads")):
-            if name.startswith(f"{found.output[0]}:{part}:heads"):
-                for attribute in found.attribute:
-                    if attribute.name == key:
-                        attribute.i = op.sizes[2]
+        """The number of heads, which an operator cuts its inputs into."""
+        part = name.removeprefix(found.output[0])
+        wanted = HEADS.get(part, ())
+        for attribute in found.attribute:
+            if attribute.name in wanted:
+                attribute.i = op.sizes[2]
+
+    def _fit_columns(self, found: Any) -> None:
+        """How many numbers of one product are queries, keys and values."""
+        from onnx import helper
+
+        makers = [self.wanted.makers.get(f"{found.output[0]}:{part}") for part in "qkv"]
+        sizes = [len(m.op.index) for m in makers if m is not None and isinstance(m.op, Take)]
+        kept = [a for a in found.attribute if a.name != "qkv_hidden_sizes"]
+        if len(sizes) < 3 or (len(set(sizes)) == 1 and len(kept) == len(found.attribute)):
+            return  # what is not said is a third each
+        del found.attribute[:]
+        found.attribute.extend([*kept, helper.make_attribute("qkv_hidden_sizes", sizes)])
 
     def _parts(self, found: Any, op: Take) -> list[int]:
         """Sizes of the parts of a split; one that nobody reads takes what is left."""
