@@ -14,13 +14,22 @@ parameter without a rule here is refused by its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from moduli.common.integer_network import Array, IntegerInput, IntegerNetwork, Ints, scaled
+from moduli.common.integer_network import (
+    ORDINARY,
+    Array,
+    Compute,
+    IntegerInput,
+    IntegerNetwork,
+    IntegerOutput,
+    Ints,
+    Step,
+)
 from moduli.formats.integer_sums import (
     ACCUMULATED,
     Whole,
@@ -44,12 +53,9 @@ WHOLE_BITS = 5  # before the point, of what a softmax takes the exponential of
 SUM_BITS = 12  # before the point, of the sum of these
 LOGISTIC_BITS = 4
 SHARES = (2.0**-8, -128)  # scale and zero point of shares, which kernels write alone
-ORDINARY = (2.0**-60, 2.0**60)  # scales between these: no float on the way is subnormal or infinite
 
-Compute = Callable[..., Any]  # arrays of the operands -> an array
-Rescale = Callable[
-    [Ints], Ints
-]  # by real numbers, one for each index of the last axis, and rounded
+# by real numbers, one for each index of the last axis, and rounded
+Rescale = Callable[[Ints], Ints]
 Handler = Callable[["_Setting"], Compute]
 HANDLERS: dict[str, Handler] = {}
 handles = registrar(HANDLERS)
@@ -58,12 +64,6 @@ RULES = {
     MICRO: "the reference kernels of TensorFlow Lite for Microcontrollers",
     LITERT: "the reference kernels of LiteRT",
 }
-
-
-class _Step(NamedTuple):
-    compute: Compute
-    inputs: tuple[int, ...]
-    output: int
 
 
 class ReferenceKernels(IntegerNetwork):
@@ -81,32 +81,22 @@ class ReferenceKernels(IntegerNetwork):
         self.rules = RULES[kernels]
         self.where = contents.where
         self.alias: dict[int, int] = {}  # floats at the ends, and the integers that they stand for
-        self.steps: list[_Step] = []
         ends = {k: self._end(k) for k in contents.inputs}
         self.given = {end.name: self.alias.get(k, k) for k, end in ends.items()}
         self.inputs = tuple(ends.values())
-        self.results = tuple(self._result(k) for k in contents.outputs)
-        self.outputs = tuple(contents.tensors[k].name for k in contents.outputs)
+        self.outputs = tuple(map(self._output, contents.outputs))
         self.widest = max(math.prod(t.shape) for t in contents.tensors if t.array is None)
+        self.steps = []
         known = {*self.given.values()}
         for operator in contents.operators:
             if self._at_the_ends(operator):
                 continue
             self.steps.append(self._step(operator, known))
             known.add(operator.outputs[0])
-
-    def run(self, feeds: Mapping[str, Ints]) -> Sequence[Array]:
-        held: dict[int, Any] = {index: feeds[name] for name, index in self.given.items()}
-        for step in self.steps:
-            held[step.output] = step.compute(*(held[k] for k in step.inputs))
-        found = []
-        for index in self.contents.outputs:
-            q = self.alias.get(index, index)
-            tensor = self.contents.tensors[q]
-            scale, zero = _single(tensor, "an output")
-            value = scaled(held[q], scale, zero)
-            found.append(_float32(value) if q != index else value)
-        return found
+        for end in self.outputs:
+            if end.key not in known:
+                name = contents.tensors[end.key].name
+                raise self.refused(f"output {name!r} is stored, or nothing gives it")
 
     # Ends
 
@@ -130,7 +120,7 @@ class ReferenceKernels(IntegerNetwork):
         name = self.contents.tensors[index].name
         return IntegerInput(name, tensor.shape, scale, zero, least, most, floating)
 
-    def _result(self, index: int) -> int:
+    def _output(self, index: int) -> IntegerOutput:
         """The integers that an output is, or is scaled from."""
         tensor = self.contents.tensors[index]
         if tensor.type == FLOAT32:
@@ -140,8 +130,7 @@ class ReferenceKernels(IntegerNetwork):
                 raise self.refused(f"output {tensor.name!r} is computed in floats")
             self.alias[index] = makers[0].inputs[0]
             tensor = self.contents.tensors[self.alias[index]]
-        self._quantised(tensor)
-        return tensor.index
+        return IntegerOutput(tensor.index, *self._quantised(tensor), tensor.index != index)
 
     def _quantised(self, tensor: Tensor) -> tuple[float, int]:
         if tensor.type not in LIMITS or not tensor.quantised:
@@ -151,10 +140,7 @@ class ReferenceKernels(IntegerNetwork):
             )
         return _single(tensor, repr(tensor.name))
 
-    def refused(self, why: str) -> UnsupportedModel:
-        return UnsupportedModel(f"{self.where}: not computed in integers alone here: {why}")
-
-    def _step(self, operator: Operator, known: set[int]) -> _Step:
+    def _step(self, operator: Operator, known: set[int]) -> Step:
         handler = None if operator.custom else HANDLERS.get(operator.kind)
         if handler is None:
             raise self.refused(f"{operator.place} has no rule")
@@ -165,12 +151,12 @@ class ReferenceKernels(IntegerNetwork):
             compute = handler(setting)
         except UnsupportedModel as error:
             raise self.refused(f"{operator.place}: {error}") from None
-        reads = tuple(k for k in setting.reads)
+        reads = tuple(setting.reads)
         unknown = [k for k in reads if k not in known]
         if unknown:
             name = self.contents.tensors[unknown[0]].name
             raise self.refused(f"{operator.place} reads {name!r}, which nothing before it gives")
-        return _Step(compute, reads, operator.outputs[0])
+        return Step(compute, reads, operator.outputs[0])
 
 
 def _single(tensor: Tensor, what: str) -> tuple[float, int]:
@@ -181,11 +167,6 @@ def _single(tensor: Tensor, what: str) -> tuple[float, int]:
     if not ORDINARY[0] < scale < ORDINARY[1]:
         raise UnsupportedModel(f"{what} has the scale {scale:g}")
     return scale, int(tensor.zero[0])
-
-
-def _float32(x: Any) -> Array:
-    """Rounded once to 32 bits, as DEQUANTIZE writes it."""
-    return np.asarray(x, dtype=np.float32).astype(np.float64)
 
 
 class _Setting:
