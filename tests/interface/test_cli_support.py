@@ -223,6 +223,11 @@ def test_a_mistake_is_one_line_with_the_way_out(folder, monkeypatch, capsys, nam
         (Asked("on", mo.Box([-2] * 9, [2] * 9)), "on=Box(-2, 2)", "--on box:-2,2"),
         (Asked("on", mo.Box(range(9), 9)), "on=Box(<9: 0 to 8>, 9)", "--on box"),
         (Asked("on", mo.Samples([[1.0]])), "on=Samples(1 rows of 1)", "--on FILE.npz"),
+        (
+            Asked("on", mo.Grid(0, 1, kernels="litert")),
+            "on=Grid(0, 1, kernels='litert')",
+            "--on grid:0,1 --kernels litert",
+        ),
         (Asked("eps", 0.1), "eps=0.1", "--eps 0.1"),
         (Asked("max_slack", 1.5), "max_slack=1.5", "--max-slack 1.5"),
         (Asked("minimal", True), "minimal=True", "--minimal"),

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
 GRIDS = "grid | grid:LO,HI | 'grid:L1,...;H1,...' | grid:FILE.npz"
 DOMAINS = f"all | {BOXES} | gaussian | FILE.npz | FILE.npy | FILE.csv"
+KERNELS = ("tflite-micro", "litert", "onnxruntime")
 TABLES = (".npz", ".npy", ".csv")
 ANSWER = {"refuted": 1, "undecided": 3}
 
@@ -126,7 +127,7 @@ def cli() -> None:
 
 def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The options that commands share, by name."""
-    table = {
+    table: dict[str, Callable[[Any], Any]] = {
         "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         "quiet": click.option(
             "--quiet", is_flag=True, help="Print nothing; the exit code answers."
@@ -150,20 +151,8 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "workers": click.option(
             "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
         ),
-        "on": click.option(
-            "--on",
-            default="all",
-            show_default=True,
-            metavar="D",
-            help=f"Inputs that count: {DOMAINS}.",
-        ),
-        "on_or_grid": click.option(
-            "--on",
-            default="all",
-            show_default=True,
-            metavar="D",
-            help=f"Inputs that count: {DOMAINS}; all integer inputs of a device: {GRIDS}.",
-        ),
+        "on": _on(),
+        "on_or_grid": _on(f"; all integer inputs of a device: {GRIDS}"),
         "dtype": click.option(
             "--dtype",
             metavar="T",
@@ -172,8 +161,8 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         ),
         "kernels": click.option(
             "--kernels",
-            metavar="K",
-            help="With --on grid, whose integer arithmetic: tflite-micro, litert, onnxruntime.",
+            type=click.Choice(KERNELS),
+            help="With --on grid, whose integer arithmetic.",
         ),
         "activation": click.option(
             "--activation",
@@ -204,6 +193,17 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         return function
 
     return wrap
+
+
+def _on(more: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --on, where it may say more than a domain."""
+    return click.option(
+        "--on",
+        default="all",
+        show_default=True,
+        metavar="D",
+        help=f"Inputs that count: {DOMAINS}{more}.",
+    )
 
 
 _SOURCE = ("activation", "input_shape", "output", "keys")
@@ -467,12 +467,13 @@ def compress(
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
         raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
+    from moduli.api import as_computed
     from moduli.compression.graph_results import GraphCompression
     from moduli.compression.results import Compression
 
     net, domain = _load_any(model, **source), _domain(on)
     _require_suffix(net, model, out)
-    stated = _stated(net, domain, dtype, radius, budget)
+    stated = None if dtype is None else as_computed(net, domain, dtype, radius, budget)
     searches = isinstance(domain, mo.Box) or radius > 0
     with bar(quiet) as progress, processes(workers) as executor:
         small, limits = within(
@@ -500,7 +501,8 @@ def compress(
                 f"--stored {stored}: a graph keeps the types of its file; leave it out"
             )
         target, proof = _write_graph(small, Path(out))
-        return show(stated(small), as_json, quiet, **told, written=str(target), proof=str(proof))
+        small = stated(small) if stated is not None else small
+        return show(small, as_json, quiet, **told, written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
         small = small.rounded(stored or _type_of(net))
@@ -508,29 +510,9 @@ def compress(
             target = mo.save(small.network, out, dtype=stored or _type_of(net))
         return show(small, as_json, quiet, **told, written=str(target))
     written, proof = _write(small, Path(out), stored or _type_of(net))
-    show(stated(written), as_json, quiet, **told, written=out, proof=str(proof))
+    written = stated(written) if stated is not None else written
+    show(written, as_json, quiet, **told, written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
-
-
-def _stated(
-    net: Network | Graph, domain: Domain, dtype: str | None, radius: float, budget: int
-) -> Callable[[Any], Any]:
-    """What is said of a compression besides, once its files are written: how far both are apart as
-    runtimes compute them. What cannot be said is refused before the work.
-    """
-    if dtype is None:
-        return lambda small: small
-    from moduli.api import as_computed
-    from moduli.equivalence.computed import require_format
-    from moduli.kernel.runtime import Runtime
-
-    if not isinstance(domain, mo.Box) or radius:
-        raise ValueError(f"--dtype {dtype}: sizes of numbers decide, give --on box:LO,HI")
-    require_format(net, Runtime(dtype))
-    box = domain
-    return lambda small: (
-        small if small.status == "undecided" else as_computed(small, box, dtype, budget)
-    )
 
 
 def _require_suffix(net: Network | Graph, model: str, out: str) -> None:

@@ -485,7 +485,8 @@ def _typed(asked: Asked) -> str:
         return _typed_box(value)
     if isinstance(value, Grid):
         ends = "" if value.box is None else _typed_box(value.box).removeprefix("box")
-        return f"grid{ends}"
+        kernels = "" if value.kernels is None else f" --kernels {value.kernels}"
+        return f"grid{ends}{kernels}"
     domains = {type(None): "all", Box: "box", Gaussian: "gaussian", Samples: "FILE.npz"}
     kind = value if isinstance(value, type) else type(value)
     if kind in domains:

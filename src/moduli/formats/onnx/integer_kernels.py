@@ -19,20 +19,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.common.integer_network import Array, IntegerInput, IntegerNetwork, Ints, scaled
+from moduli.common.integer_network import (
+    ORDINARY,
+    Array,
+    Compute,
+    IntegerInput,
+    IntegerNetwork,
+    IntegerOutput,
+    Ints,
+    Step,
+)
 from moduli.formats.integer_sums import Whole, Window, convolved, largest_sums, seen
 from moduli.formats.registry import registrar
 from moduli.kernel.errors import UnsupportedModel
 
 from .nodes import kind_of
 
-ORDINARY = (2.0**-60, 2.0**60)  # scales between these: no float on the way is subnormal or infinite
 FLOAT = 1
 KINDS = {2: (0, 255), 3: (-128, 127)}  # uint8 and int8
 RUNTIME = "onnxruntime"
 RULES = "onnxruntime's kernels for 8-bit integers, with sums in 32 bits"
 
-Compute = Callable[..., Any]
 Handler = Callable[["_Setting"], Compute]
 HANDLERS: dict[str, Handler] = {}
 handles = registrar(HANDLERS)
@@ -51,12 +58,6 @@ class Scaled(NamedTuple):
     def reach(self) -> int:
         """The largest size of an integer less the zero point."""
         return max(self.zero - self.least, self.most - self.zero)
-
-
-class _Step(NamedTuple):
-    compute: Compute
-    inputs: tuple[str, ...]
-    output: str
 
 
 class RuntimeKernels(IntegerNetwork):
@@ -81,33 +82,16 @@ class RuntimeKernels(IntegerNetwork):
         self.alias: dict[str, str] = {}
         given = [value for value in graph.input if value.name not in arrays]
         self.inputs = tuple(map(self._input, given))
+        self.given = {end.name: self.alias.get(end.name, end.name) for end in self.inputs}
         for value in graph.output:
-            self._output(value.name)
-        self.outputs = tuple(value.name for value in graph.output)
-        self.steps = [step for node in self.nodes if (step := self._step(node)) is not None]
-        for name in self.outputs:
-            integers = self.alias.get(name, name)
-            if integers not in self.said:
-                raise self.refused(f"output {name!r} has no scale")
+            self._find_floats(value.name)
+        self.steps = []
+        for node in self.nodes:
+            step = self._step(node)
+            if step is not None:
+                self.steps.append(step)
+        self.outputs = tuple(self._output(value.name) for value in graph.output)
         self.widest = max(math.prod(shape) for shape in self.shapes.values())
-
-    def run(self, feeds: Mapping[str, Ints]) -> Sequence[Array]:
-        held: dict[str, Any] = {
-            self.alias.get(end.name, end.name): feeds[end.name] for end in self.inputs
-        }
-        for step in self.steps:
-            held[step.output] = step.compute(*(held[name] for name in step.inputs))
-        found = []
-        for name in self.outputs:
-            integers = self.alias.get(name, name)
-            scale, zero, *_ = self.said[integers]
-            value = scaled(held[integers], scale, zero)
-            rounded = value.astype(np.float32).astype(np.float64)
-            found.append(rounded if integers != name else value)
-        return found
-
-    def refused(self, why: str) -> UnsupportedModel:
-        return UnsupportedModel(f"{self.where}: not computed in integers alone here: {why}")
 
     # Ends
 
@@ -160,7 +144,14 @@ class RuntimeKernels(IntegerNetwork):
         if others:
             raise self.refused(f"{kind_of(node)} ({node.name or node.output[0]}) has {others[0]}")
 
-    def _output(self, name: str) -> None:
+    def _output(self, name: str) -> IntegerOutput:
+        integers = self.alias.get(name, name)
+        if integers not in self.said:
+            raise self.refused(f"output {name!r} has no scale")
+        said = self.said[integers]
+        return IntegerOutput(integers, said.scale, said.zero, integers != name)
+
+    def _find_floats(self, name: str) -> None:
         """Whether floats that come out are scaled from integers at the end."""
         node = self.makers.get(name)
         if node is None or kind_of(node) != "DequantizeLinear":
@@ -170,7 +161,7 @@ class RuntimeKernels(IntegerNetwork):
             raise self.refused(f"output {name!r} is read again in floats")
         self.alias[name] = node.input[0]
 
-    def _step(self, node: Any) -> _Step | None:
+    def _step(self, node: Any) -> Step | None:
         if node.output[0] in self.alias.values() and kind_of(node) == "QuantizeLinear":
             return None
         if node.output[0] in self.alias:  # DequantizeLinear, with the scale that the integers have
@@ -186,7 +177,7 @@ class RuntimeKernels(IntegerNetwork):
         except UnsupportedModel as error:
             place = f"{kind_of(node)} ({node.name or node.output[0]})"
             raise self.refused(f"{place}: {error}") from None
-        return _Step(compute, tuple(setting.reads), node.output[0])
+        return Step(compute, tuple(setting.reads), node.output[0])
 
     # What is stored
 
@@ -275,7 +266,7 @@ class _Setting:
 
 
 def _products(
-    setting: _Setting, x: Scaled, weight: Whole, scales: Array, bias: Ints | None, y: Scaled
+    x: Scaled, weight: Whole, scales: Array, bias: Ints | None, y: Scaled
 ) -> Callable[[Whole], Ints]:
     """What is done with sums of products of `x` with weights ``[units, ...]``."""
     largest_sums(weight, x.reach, bias, "its sums")
@@ -374,7 +365,7 @@ def _convolution(setting: _Setting) -> Compute:
         raise UnsupportedModel("its kernel_shape is not that of its weights")
     window = _window(setting, shape, weight.shape[2:])
     rows = np.moveaxis(weight, 1, 3).reshape(len(weight), -1, weight.shape[1])
-    finish = _products(setting, x, rows, scales, _bias(setting, 8, len(weight)), y)
+    finish = _products(x, rows, scales, _bias(setting, 8, len(weight)), y)
     setting.give((shape[0], len(weight), *_after(shape, window)), y)
 
     def compute(q: Ints) -> Ints:
@@ -392,7 +383,7 @@ def _matrix_product(setting: _Setting) -> Compute:
     y = setting.network.scaled(*setting.inputs[6:8])
     if weight is None or scales is None or len(shape) < 2 or shape[-1] != len(weight):
         raise UnsupportedModel(f"weights {setting.stored(3).shape} meet an input of shape {shape}")
-    finish = _products(setting, x, weight.T, scales, None, y)
+    finish = _products(x, weight.T, scales, None, y)
     setting.give((*shape[:-1], weight.shape[1]), y)
     return lambda q: finish((q.astype(np.float64) - x.zero) @ weight)
 
@@ -408,7 +399,7 @@ def _dense(setting: _Setting) -> Compute:
     if rows.ndim != 2 or shape[1] != rows.shape[1]:
         raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {shape}")
     y = setting.network.scaled(*setting.inputs[7:9])
-    finish = _products(setting, x, rows, scales, _bias(setting, 6, len(rows)), y)
+    finish = _products(x, rows, scales, _bias(setting, 6, len(rows)), y)
     setting.give((shape[0], len(rows)), y)
     return lambda q: finish((q.astype(np.float64) - x.zero) @ rows.T)
 
