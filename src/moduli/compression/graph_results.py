@@ -555,8 +555,10 @@ def _both(
     cannot be run.
     """
     found = None
-    for size in OPEN:
-        integers, sizes = large.source.integers, large.source.sizes
+    integers, sizes = large.source.integers, large.source.sizes
+    shapes = [large.model.shapes.get(name) or () for name in large.model.inputs]
+    opened = sizes is None and any(not isinstance(n, int) for shape in shapes for n in shape)
+    for size in OPEN if opened else OPEN[:1]:
         feeds = drawn(large.model, ranges, integers, rng, size, sizes)
         if feeds is None:
             return found

@@ -17,8 +17,9 @@ from onnx import helper, numpy_helper
 import moduli as mo
 from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.graph import certificate
-from moduli.kernel.graph.back_substitution import BackSubstitution
+from moduli.kernel.graph import back_substitution, certificate
+from moduli.kernel.graph.back_steps import Ends
+from moduli.kernel.graph.back_substitution import BackSubstitution, Cone
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import Elementwise, Transpose
@@ -240,6 +241,22 @@ def test_places_are_bounded():
     known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
     with pytest.raises(CertificateRejected, match="places"):
         BackSubstitution(known, WORK).narrow(y, 1, np.array([0]), 1)
+
+
+def test_tables_of_places_are_bounded(monkeypatch):
+    """They are kept small, and what they hold counts as work."""
+    model, z = doubtful()
+    back = BackSubstitution(Known(model, BOX), WORK)
+    back.narrow(z, 1, np.array([0, 1]), 2)
+    spent = WORK - back.left
+    less = BackSubstitution(Known(model, BOX), spent - 1)
+    with pytest.raises(CertificateRejected, match=f"{spent} products of {spent - 1}"):
+        less.narrow(z, 1, np.array([0, 1]), 2)
+    cells = Cone(Ends(Known(model, BOX)), z, 1, 2).cells
+    assert spent == 4 * (3 * 3 + 2 * 3) + cells
+    monkeypatch.setattr(back_substitution, "CELLS", cells - 1)
+    with pytest.raises(CertificateRejected, match="too many places and layers"):
+        BackSubstitution(Known(model, BOX), WORK).narrow(z, 1, np.array([0, 1]), 2)
 
 
 def test_bounds_are_never_worse():

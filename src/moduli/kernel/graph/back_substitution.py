@@ -43,6 +43,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ENTRIES = 2**20  # floats of coefficients of one tensor at a time
 PLACES = 2**17  # entries of a unit that are looked at
 ALIKE = 512  # places that differ, for each of which work is done
+CELLS = 2**25  # integers of the table of all places
 ANY = -(2**40)  # where a window begins along an axis of unknown size
 
 
@@ -67,11 +68,11 @@ class Cone:
     Attributes:
         order: tensors from the target back. parts: of the coefficients of each but the target.
         sizes: of its window, columns of the table. left: ends of those that do not go further back.
-        table: ``[places that differ, columns]``.
+        table: ``[places that differ, columns]``; of all places it had so many `cells`.
     """
 
     def __init__(self, ends: Ends, target: str, axis: int, depth: int) -> None:
-        self.ends, self.order, self.columns = ends, list[str](), list[Ints]()
+        self.ends, self.order, self.columns, self.width = ends, list[str](), list[Ints](), 0
         self.parts, self.sizes = dict[str, list[Part]](), dict[str, slice]()
         self.left = dict[str, tuple[Array, Array]]()
         self.reads, self.products = dict[str, int](), dict[str, int]()
@@ -95,6 +96,7 @@ class Cone:
             for read in reads:
                 found.setdefault(read.name, []).append((read, name))
         whole = np.concatenate(self.columns, axis=1)
+        self.cells = whole.size
         differ = whole[:, (whole != whole[:1]).any(axis=0)]
         _, first = np.unique(differ, axis=0, return_index=True)
         if len(first) > ALIKE:
@@ -129,9 +131,11 @@ class Cone:
         return Window(start, stop)
 
     def _column(self, numbers: Ints) -> slice:
-        start = sum(column.shape[1] for column in self.columns)
+        start, self.width = self.width, self.width + numbers.shape[1]
+        if self.width * len(numbers) > CELLS:
+            raise CertificateRejected("there are too many places and layers")
         self.columns.append(numbers)
-        return slice(start, start + numbers.shape[1])
+        return slice(start, self.width)
 
     def _borders(self, name: str) -> tuple[Ints, Ints]:
         """The first index of each axis of a tensor, and one beyond the last."""
@@ -204,7 +208,7 @@ class BackSubstitution:
 
     Args:
         known: facts about all that comes before what is asked about; they hold on a box.
-        most: products of coefficients and weights at most.
+        most: products of coefficients and weights, and cells of tables of places, at most.
 
     Attributes:
         left: of these.
@@ -237,11 +241,10 @@ class BackSubstitution:
         before = self.known.of((name, axis))
         cone = Cone(self._ends, name, axis, depth)
         each = sum(int(cone.entries(tensor).sum()) * k for tensor, k in cone.products.items())
-        if 2 * len(units) * each > self.left:
-            raise CertificateRejected(
-                f"{2 * len(units) * each} products of {self.left} that are left"
-            )
-        self.left -= 2 * len(units) * each
+        work = 2 * len(units) * each + cone.cells
+        if work > self.left:
+            raise CertificateRejected(f"{work} products of {self.left} that are left")
+        self.left -= work
         widest = max(int(cone.entries(tensor).max()) for tensor in cone.order)
         step = max(1, ENTRIES // (2 * widest))
         low, high = np.full(len(units), np.inf), np.full(len(units), -np.inf)
