@@ -196,9 +196,9 @@ class GraphClass:
         return True
 
     @cached_property
-    def folded(self) -> frozenset[int]:
-        """Batch norms, by identity, that are a scale and a shift for each channel."""
-        return frozenset(id(node) for node in _folded_norms(self.graph))
+    def folded(self) -> frozenset[str]:
+        """Batch norms, by the values that they give, that are a scale and a shift for each channel."""
+        return frozenset(node.output for node in _folded_norms(self.graph))
 
     @cached_property
     def _part_of_norms(self) -> frozenset[str]:
@@ -457,7 +457,7 @@ def _of_batch_norm(
     """
     names = node.inputs
     x, scale, shift = (_known(sizes[name]) for name in names[:3])
-    if id(node) in cls.folded:
+    if node.output in cls.folded:
         return scale * x + shift, [(names[0], scale), (names[1], x), (names[2], ONE)]
     mean = _known(sizes[names[3]])
     variance = cls.graph.constants.get(names[4])
