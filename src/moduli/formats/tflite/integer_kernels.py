@@ -206,9 +206,9 @@ class _Setting:
         self, tensor: Tensor, kinds: Iterable[int] | None = None
     ) -> tuple[Tensor, float, int]:
         if tensor.type not in (kinds or self.kinds) or not tensor.quantised:
-            raise UnsupportedModel(
-                f"{tensor.name!r} is of type {TYPES.get(tensor.type, tensor.type)}, without a rule here"
-            )
+            way = "; kernels='litert' has one" if self.micro and tensor.type == UINT8 else ""
+            kind = TYPES.get(tensor.type, tensor.type)
+            raise UnsupportedModel(f"{tensor.name!r} is of type {kind}, without a rule here{way}")
         return (tensor, *_single(tensor, repr(tensor.name)))
 
     def stored(self, slot: int, kind: int) -> Tensor | None:
