@@ -334,7 +334,10 @@ def _window(setting: _Setting, shape: Sequence[int], size: Sequence[int]) -> Win
     if len(shape) != 4 or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UnsupportedModel(f"an input of {len(shape)} axes, or padding by a word")
     strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    pads = given.get("pads", [0, 0, 0, 0])
+    if [len(part) for part in (size, strides, dilations, pads)] != [2, 2, 2, 4]:
+        raise UnsupportedModel("kernel_shape, strides, dilations or pads are not about two axes")
+    top, left, bottom, right = pads
     if given.get("auto_pad") == b"VALID" and any((top, left, bottom, right)):
         raise UnsupportedModel("pads beside the word VALID")
     if min(*strides, *dilations, *size) < 1 or min(top, left, bottom, right) < 0:

@@ -161,9 +161,9 @@ class Patterns:
         if found is None or kind_of(found) != DEQUANTISE or not _plain(found):
             return None
         zero = self.arrays.get(found.input[2]) if len(found.input) > 2 else np.zeros(())
-        names = found.input[1], x[1], weight[1]
+        names = [*found.input[1:2], x[1], weight[1]]
         scales = [np.ravel(self.arrays[name]) for name in names if name in self.arrays]
-        if zero is None or zero.any() or len(scales) < len(names):
+        if zero is None or zero.any() or len(scales) < 3:
             return None
         own, sums = (
             scales[0],

@@ -194,9 +194,15 @@ class _Setting:
         self.tensors = network.contents.tensors
         self.reads: list[int] = []
 
+    def given(self, slot: int) -> Tensor:
+        """An operand, which is not left out."""
+        if slot >= len(self.operator.inputs) or self.operator.inputs[slot] < 0:
+            raise UnsupportedModel(f"operand {slot} is left out")
+        return self.tensors[self.operator.inputs[slot]]
+
     def computed(self, slot: int, kinds: Iterable[int] | None = None) -> tuple[Tensor, float, int]:
         """A computed operand, its scale and its zero point."""
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is not None:
             raise UnsupportedModel(f"operand {slot} is stored")
         self.reads.append(tensor.index)
@@ -204,7 +210,7 @@ class _Setting:
 
     def operand(self, slot: int) -> tuple[Tensor, float, int]:
         """A computed operand, or a stored one of integers with one scale."""
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         return self.computed(slot) if tensor.array is None else self.checked(tensor)
 
     def output(self, kinds: Iterable[int] | None = None) -> tuple[Tensor, float, int]:
@@ -223,7 +229,7 @@ class _Setting:
         """A stored operand; None where it is left out."""
         if slot >= len(self.operator.inputs) or self.operator.inputs[slot] < 0:
             return None
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is None or tensor.type != kind:
             raise UnsupportedModel(
                 f"operand {slot} is computed, or of type {TYPES.get(tensor.type, tensor.type)}"
@@ -231,7 +237,7 @@ class _Setting:
         return tensor
 
     def integers(self, slot: int) -> list[int]:
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is None or tensor.array.dtype.kind not in "iu":
             raise UnsupportedModel(f"operand {slot} is computed")
         return [int(n) for n in tensor.array.ravel()]
