@@ -13,16 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime import quantization
 
 import moduli as mo
+from moduli.formats.onnx.integer_kernels import RuntimeKernels
 from moduli.kernel.errors import UnsupportedModel
-
-RNG = np.random.default_rng(5)
 
 
 class Images(quantization.CalibrationDataReader):
     """Random inputs, from which scales are taken."""
 
     def __init__(self, shape: Any) -> None:
-        points = RNG.uniform(-1, 1, (16, 1, *shape)).astype(np.float32)
+        points = np.random.default_rng(4).uniform(-1, 1, (16, 1, *shape)).astype(np.float32)
         self.given = iter({"x": point} for point in points)
 
     def get_next(self) -> Any:
@@ -34,12 +33,17 @@ class Floats:
 
     def __init__(self, *shape: int) -> None:
         self.shape, self.nodes, self.arrays = shape, list[Any](), dict[str, Any]()
-        self.last = "x"
+        self.last, self.rng = "x", np.random.default_rng(5)
 
     def store(self, *shape: int) -> str:
         name = f"stored{len(self.arrays)}"
         size = np.sqrt(np.prod(shape[1:]) or 1)
-        self.arrays[name] = (RNG.normal(size=shape) / size).astype(np.float32)
+        self.arrays[name] = (self.rng.normal(size=shape) / size).astype(np.float32)
+        return name
+
+    def number(self, x: float) -> str:
+        name = f"stored{len(self.arrays)}"
+        self.arrays[name] = np.array(x, np.float32)
         return name
 
     def add(self, kind: str, *inputs: str, **given: Any) -> str:
@@ -93,6 +97,18 @@ def plain() -> Floats:
     return f
 
 
+def clips() -> Floats:
+    f = Floats(3, 6, 6)
+    f.conv(4, 3)
+    f.add("Clip", f.last, f.number(0.0), f.number(1.0))
+    f.conv(4, 4)
+    f.add("Relu")
+    f.add("Clip", f.last, f.number(-0.1), f.number(1.5))
+    f.add("Flatten")
+    f.add("Gemm", f.last, f.store(5, 144), f.store(5), transB=1)
+    return f
+
+
 def branches() -> Floats:
     f = Floats(3, 6, 6)
     f.conv(4, 3)
@@ -123,7 +139,7 @@ def quantised(floats: Floats, folder: Path, kind: str, **options: Any) -> tuple[
 
 @pytest.mark.parametrize("per_channel", [False, True])
 @pytest.mark.parametrize("kind", ["uint8", "int8"])
-@pytest.mark.parametrize("make", [dense, products, plain, branches])
+@pytest.mark.parametrize("make", [dense, products, plain, clips, branches])
 def test_what_onnxruntime_makes_of_them(make, kind, per_channel, tmp_path):
     """Relus that are left in floats among them, where scales are symmetric."""
     if make is branches and kind == "int8":
@@ -135,13 +151,41 @@ def test_what_onnxruntime_makes_of_them(make, kind, per_channel, tmp_path):
         device = mo.load(path).source.on_device()
         (x,) = device.inputs
         assert x.floating
-        points = RNG.integers(x.least, x.most + 1, (200, *floats.shape))
+        points = floats.rng.integers(x.least, x.most + 1, (200, *floats.shape))
         real = (x.scale * (points - x.zero)).astype(np.float32)
         session = onnxruntime.InferenceSession(path)
         (wanted,) = session.run(None, {"x": real})
         (found,) = device.run({"x": points[:, None].astype(np.int64)})
         assert np.array_equal(found.reshape(wanted.shape), wanted.astype(float))
         assert len(np.unique(wanted)) > 10
+
+
+@pytest.mark.parametrize("zero", [0, 3, 128])
+@pytest.mark.parametrize("kind", ["Relu", "Clip"])
+def test_relus_and_clips_of_dequantised_integers(kind, zero):
+    """Whatever onnxruntime does to them, where both scales and zero points differ; in front of one a sum."""
+    f = Floats(6)
+    f.arrays = {
+        "xs": np.float32(0.02),
+        "xz": np.uint8(100),
+        "ys": np.float32(0.015),
+        "yz": np.uint8(zero),
+    }
+    quantise, ends = "QuantizeLinear", ([] if kind == "Relu" else [f.number(0.0), f.number(0.5)])
+    f.add(quantise, "x", "xs", "xz")
+    f.add("DequantizeLinear", f.last, "xs", "xz")
+    f.add(kind, f.last, *ends)
+    f.add(quantise, f.last, "ys", "yz")
+    f.add("DequantizeLinear", f.last, "ys", "yz")
+    arrays = {name: np.asarray(a) for name, a in f.arrays.items()}
+    f.arrays = arrays
+    model = f.model()
+    device = RuntimeKernels(model, arrays, "made.onnx")
+    points = f.rng.integers(0, 256, (200, 6))
+    real = (device.inputs[0].scale * (points - 100)).astype(np.float32)
+    (wanted,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": real})
+    (found,) = device.run({"x": points[:, None]})
+    assert np.array_equal(found[:, 0], wanted.astype(float))
 
 
 def test_beside_the_model_in_floats_at_all_integers_of_a_box(tmp_path):

@@ -37,7 +37,7 @@ from moduli.formats.integer_sums import Whole, Window, convolved, largest_sums, 
 from moduli.formats.registry import registrar
 from moduli.kernel.errors import UnsupportedModel
 
-from .integer_patterns import Patterns
+from .integer_patterns import CONTRIBUTED, OWN, Patterns
 from .nodes import kind_of
 
 FLOAT = 1
@@ -52,7 +52,8 @@ RULES = "onnxruntime's kernels for 8-bit integers, with sums in 32 bits"
 Handler = Callable[["_Setting"], Compute]
 HANDLERS: dict[str, Handler] = {}
 handles = registrar(HANDLERS)
-contributed = registrar(HANDLERS, "com.microsoft.")
+contributed = registrar(HANDLERS, f"{CONTRIBUTED}.")
+own = registrar(HANDLERS, f"{OWN}.")
 
 
 class Scaled(NamedTuple):
@@ -142,7 +143,7 @@ class RuntimeKernels(IntegerNetwork):
         """The scale that a node reads an input with."""
         kind, inputs = kind_of(node), list(node.input)
         where = inputs.index(name)
-        scaled = ("QLinear", "com.microsoft.QLinear", "com.microsoft.QGemm", "DequantizeLinear")
+        scaled = ("QLinear", f"{CONTRIBUTED}.Q", f"{OWN}.", "DequantizeLinear")
         if kind.startswith(scaled):
             return self.scaled(*inputs[where + 1 : where + 3])
         if kind in MOVES:
@@ -565,6 +566,18 @@ def _leaky(setting: _Setting) -> Compute:
     (slope,) = setting.only(alpha=0.01)
     y, real = setting.scale(3), _floats(x)
     table = _rounded(np.where(real >= 0, real, real * np.float32(slope)) / np.float32(y.scale), y)
+    setting.give(shape, y)
+    return lambda q: table[q - x.least]
+
+
+@own("Cut")
+def _cut(setting: _Setting) -> Compute:
+    """A relu or a clip between floats that integers stand for and are rounded to."""
+    shape, x = setting.operand(0)
+    low, high = setting.only(low=None, high=None)
+    y = setting.scale(3)
+    held = np.clip(_floats(x), np.float32(low), np.float32(high))
+    table = _rounded(held / np.float32(y.scale), y)
     setting.give(shape, y)
     return lambda q: table[q - x.least]
 

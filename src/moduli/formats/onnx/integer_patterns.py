@@ -6,8 +6,8 @@ operator runs in floats, and nobody says in which order these are added. What it
 here as it is, and refused by whoever computes.
 
     DequantizeLinear -> Conv -> QuantizeLinear       QLinearConv; likewise MatMul, Gemm, Add, Mul, pools
-    ... -> Conv -> Relu -> QuantizeLinear            the same, where integers begin at zero
-    DequantizeLinear -> Relu -> QuantizeLinear       runs in floats, which say the same in any order
+    ... -> Conv -> Relu -> QuantizeLinear            the same, where integers begin at zero; likewise Clip
+    DequantizeLinear -> Relu -> QuantizeLinear       runs in floats, one by one; likewise Clip
     DequantizeLinear -> MaxPool -> QuantizeLinear    the operator on integers, where both scales are one
 
 Add, Mul and AveragePool of int8 it leaves in floats on x86 processors, and then perhaps convolutions that
@@ -27,6 +27,8 @@ from .nodes import kind_of
 
 DEQUANTISE, QUANTISE = "DequantizeLinear", "QuantizeLinear"
 CONTRIBUTED = "com.microsoft"
+OWN = "moduli"  # of nodes that stand for a few in floats
+CUTS = ("Relu", "Clip")
 MOVES = ("Flatten", "Identity", "MaxPool", "Reshape", "Transpose")
 SUMS = {"Conv": "QLinearConv", "MatMul": "QLinearMatMul", "Gemm": "QGemm"}
 UNSIGNED = ("Add", "Mul", "AveragePool")  # of int8 they stay in floats
@@ -71,18 +73,18 @@ class Patterns:
     def _fused(self, node: Any) -> tuple[Any, list[str]] | None:
         """One node in place of several, and what those behind it give; None where there is no pattern."""
         kind = kind_of(node)
-        if kind not in (*MOVES, *SUMS, *WHOLE, "Relu"):
+        if kind not in (*MOVES, *SUMS, *WHOLE, *CUTS):
             return None
         behind, last = [], node
         if kind in SUMS:
-            relu = self._only_reader(node)
-            if relu is not None and kind_of(relu) == "Relu":
-                last = relu
-                behind.append(relu.output[0])
+            cut = self._only_reader(node)
+            if cut is not None and kind_of(cut) in CUTS:
+                last = cut
+                behind.append(cut.output[0])
         rounds = self._only_reader(last)
         if rounds is None or kind_of(rounds) != QUANTISE or not _plain(rounds):
             return None
-        if last is not node and not self._begins_at_zero(rounds):
+        if last is not node and not self._cut_by_integers(last, rounds):
             return None
         inputs = self._inputs(node, kind, rounds)
         if inputs is None:
@@ -93,11 +95,29 @@ class Patterns:
         readers = self.readers.get(node.output[0], []) if len(node.output) == 1 else []
         return readers[0] if len(readers) == 1 and node.output[0] not in self.outputs else None
 
-    def _begins_at_zero(self, rounds: Any) -> bool:
-        zero = self.arrays.get(rounds.input[2]) if len(rounds.input) > 2 else None
-        if zero is None or zero.dtype not in (np.uint8, np.int8):
+    def _cut_by_integers(self, node: Any, rounds: Any) -> bool:
+        """Whether integers stand for nothing that a relu or a clip would change."""
+        scale, zero = (self.arrays.get(name) for name in [*rounds.input[1:3], "", ""][:2])
+        if scale is None or zero is None or zero.size != 1 or zero.dtype not in (np.uint8, np.int8):
             return False
-        return bool((zero == np.iinfo(zero.dtype).min).all())
+        ends = [np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max]
+        least, most = (np.float32(scale) * np.float32(end - int(zero.ravel()[0])) for end in ends)
+        low, high = self._ends(node)
+        return bool(low is not None and high is not None and low <= least and most <= high)
+
+    def _ends(self, node: Any) -> tuple[Any, Any]:
+        """Between which a relu or a clip holds numbers; None where that is not stored."""
+        if kind_of(node) == "Relu":
+            return np.float32(0.0), np.float32(np.inf)
+        if node.attribute:  # of operator sets before 11
+            return None, None
+        found = []
+        for name, other in zip([*node.input[1:3], "", ""][:2], (-np.inf, np.inf), strict=True):
+            array = self.arrays.get(name) if name else np.float32(other)
+            found.append(
+                None if array is None or np.size(array) != 1 else np.float32(np.ravel(array)[0])
+            )
+        return found[0], found[1]
 
     def _inputs(self, node: Any, kind: str, rounds: Any) -> list[str] | None:
         """Of the node on integers."""
@@ -126,6 +146,8 @@ class Patterns:
             raise UnsupportedModel(
                 f"{place} of int8 is left in floats on some processors; quantise to uint8"
             )
+        if kind in CUTS:
+            return None if None in self._ends(node) else [*first, *end]
         parts = [first, *(self._integers(name) for name in node.input[1:])]
         flat = [name for part in parts if part is not None for name in part]
         if None in parts:
@@ -185,18 +207,21 @@ class Patterns:
             made.input.extend(inputs)
             made.output.append(output)
             return made
-        name = SUMS.get(kind) or WHOLE.get(kind) or "QLinearLeakyRelu"
-        domain = "" if kind in ("Conv", "MatMul") else CONTRIBUTED
+        if kind in CUTS:
+            low, high = map(float, self._ends(node))
+            given = {"name": node.name, "domain": OWN, "low": low, "high": high}
+            return helper.make_node("Cut", inputs, [output], **given)
+        name, domain = SUMS.get(kind) or WHOLE[kind], CONTRIBUTED
+        if kind in ("Conv", "MatMul"):
+            domain = ""
         made = helper.make_node(name, inputs, [output], node.name, domain=domain)
-        given = {a.name: a for a in node.attribute}
+        attributes = {a.name: a for a in node.attribute}
         if kind == "Gemm" and _given(node, "beta", 1.0) != 1.0:
             raise UnsupportedModel(
                 f"Gemm ({node.name or output}) has beta {_given(node, 'beta', 1.0):g}"
             )
-        given.pop("beta", None)
-        made.attribute.extend(given.values())
-        if kind == "Relu":  # a slope of 0
-            made.attribute.append(helper.make_attribute("alpha", 0.0))
+        attributes.pop("beta", None)
+        made.attribute.extend(attributes.values())
         return made
 
 
