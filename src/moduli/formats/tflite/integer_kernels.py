@@ -49,6 +49,8 @@ from .schema import ACTIVATIONS, FLOAT32, INT8, INT32, TYPES, UINT8
 
 LIMITS = {INT8: (-128, 127), UINT8: (0, 255)}
 SAME = 0
+PAIRS = ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM")
+MOST_MET = 4  # axes of two operands, for which kernels bring them to one shape
 ADDED_BITS = 20  # by which terms of a sum are shifted to the left before they are rounded
 WHOLE_BITS = 5  # before the point, of what a softmax takes the exponential of
 SUM_BITS = 12  # before the point, of the sum of these
@@ -158,7 +160,8 @@ class ReferenceKernels(IntegerNetwork):
         if unknown:
             name = self.contents.tensors[unknown[0]].name
             raise self.refused(f"{operator.place} reads {name!r}, which nothing before it gives")
-        types = {self.contents.tensors[k].type for k in (*reads, *operator.outputs)}
+        both = operator.inputs[:2] if operator.kind in PAIRS else ()
+        types = {self.contents.tensors[k].type for k in (*reads, *both, *operator.outputs)}
         if len(types) > 1 and operator.kind != "QUANTIZE":
             raise self.refused(
                 f"{operator.place}: its operands and its output have different types"
@@ -191,13 +194,24 @@ class _Setting:
         self.tensors = network.contents.tensors
         self.reads: list[int] = []
 
+    def given(self, slot: int) -> Tensor:
+        """An operand, which is not left out."""
+        if slot >= len(self.operator.inputs) or self.operator.inputs[slot] < 0:
+            raise UnsupportedModel(f"operand {slot} is left out")
+        return self.tensors[self.operator.inputs[slot]]
+
     def computed(self, slot: int, kinds: Iterable[int] | None = None) -> tuple[Tensor, float, int]:
         """A computed operand, its scale and its zero point."""
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is not None:
             raise UnsupportedModel(f"operand {slot} is stored")
         self.reads.append(tensor.index)
         return self.checked(tensor, kinds)
+
+    def operand(self, slot: int) -> tuple[Tensor, float, int]:
+        """A computed operand, or a stored one of integers with one scale."""
+        tensor = self.given(slot)
+        return self.computed(slot) if tensor.array is None else self.checked(tensor)
 
     def output(self, kinds: Iterable[int] | None = None) -> tuple[Tensor, float, int]:
         return self.checked(self.tensors[self.operator.outputs[0]], kinds)
@@ -206,16 +220,16 @@ class _Setting:
         self, tensor: Tensor, kinds: Iterable[int] | None = None
     ) -> tuple[Tensor, float, int]:
         if tensor.type not in (kinds or self.kinds) or not tensor.quantised:
-            raise UnsupportedModel(
-                f"{tensor.name!r} is of type {TYPES.get(tensor.type, tensor.type)}, without a rule here"
-            )
+            way = "; kernels='litert' has one" if self.micro and tensor.type == UINT8 else ""
+            kind = TYPES.get(tensor.type, tensor.type)
+            raise UnsupportedModel(f"{tensor.name!r} is of type {kind}, without a rule here{way}")
         return (tensor, *_single(tensor, repr(tensor.name)))
 
     def stored(self, slot: int, kind: int) -> Tensor | None:
         """A stored operand; None where it is left out."""
         if slot >= len(self.operator.inputs) or self.operator.inputs[slot] < 0:
             return None
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is None or tensor.type != kind:
             raise UnsupportedModel(
                 f"operand {slot} is computed, or of type {TYPES.get(tensor.type, tensor.type)}"
@@ -223,7 +237,7 @@ class _Setting:
         return tensor
 
     def integers(self, slot: int) -> list[int]:
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is None or tensor.array.dtype.kind not in "iu":
             raise UnsupportedModel(f"operand {slot} is computed")
         return [int(n) for n in tensor.array.ravel()]
@@ -412,9 +426,7 @@ def _dense(setting: _Setting) -> Compute:
 @handles("ADD", "SUB")
 def _sum(setting: _Setting) -> Compute:
     """Both terms are scaled to twice the larger step, in 20 more bits, and the sum to the output."""
-    _, a_scale, a_zero = setting.computed(0)
-    _, b_scale, b_zero = setting.computed(1)
-    _require_alike(setting)
+    (_, a_scale, a_zero), (_, b_scale, b_zero) = (setting.operand(slot) for slot in (0, 1))
     _, y_scale, y_zero = setting.output()
     twice = 2.0 * max(a_scale, b_scale)
     back = twice / (2.0**ADDED_BITS * y_scale)
@@ -431,20 +443,35 @@ def _sum(setting: _Setting) -> Compute:
         right = fixed_point.times((b - b_zero) << ADDED_BITS, second)
         return np.clip(fixed_point.times(left + sign * right, last) + y_zero, low, high)
 
-    return compute
+    return _met(setting, compute)
 
 
-def _require_alike(setting: _Setting) -> None:
-    a, b = (setting.tensors[k].shape for k in setting.reads)
-    if a != b:
-        raise UnsupportedModel(f"operands of shapes {a} and {b}")
+def _met(setting: _Setting, compute: Compute) -> Compute:
+    """The same of both operands, brought to one shape; one of them may be stored."""
+    tensors = [setting.tensors[k] for k in setting.operator.inputs[:2]]
+    shape = setting.tensors[setting.operator.outputs[0]].shape
+    shapes = [tensor.shape for tensor in tensors]
+    try:
+        fits = np.broadcast_shapes(*shapes) == shape and len(shape) <= MOST_MET
+    except ValueError:
+        fits = False
+    if not fits or not setting.reads:
+        raise UnsupportedModel(f"operands of shapes {shapes[0]} and {shapes[1]} give {shape}")
+    stored = [None if t.array is None else t.array.astype(np.int64)[None] for t in tensors]
+
+    def wide(*given: Ints) -> Ints:
+        left = iter(given)
+        parts = [next(left) if part is None else part for part in stored]
+        ones = [(1,) * (len(shape) - len(own)) for own in shapes]  # axes in front
+        parts = [q.reshape(len(q), *n, *q.shape[1:]) for q, n in zip(parts, ones, strict=True)]
+        return np.asarray(compute(*parts))
+
+    return wide
 
 
 @handles("MUL")
 def _product(setting: _Setting) -> Compute:
-    a, a_scale, a_zero = setting.computed(0)
-    b, b_scale, b_zero = setting.computed(1)
-    _require_alike(setting)
+    (a, a_scale, a_zero), (b, b_scale, b_zero) = (setting.operand(slot) for slot in (0, 1))
     _, y_scale, y_zero = setting.output()
     ratio = a_scale * b_scale / y_scale
     if not setting.micro:
@@ -457,7 +484,15 @@ def _product(setting: _Setting) -> Compute:
         product = (a - a_zero) * (b - b_zero)
         return np.clip(fixed_point.times(product, by) + y_zero, low, high)
 
-    return compute
+    return _met(setting, compute)
+
+
+@handles("MAXIMUM", "MINIMUM")
+def _extreme(setting: _Setting) -> Compute:
+    ends = {setting.operand(slot)[1:] for slot in (0, 1)} | {setting.output()[1:]}
+    if len(ends) > 1:
+        raise UnsupportedModel("its operands and its output have different scales")
+    return _met(setting, np.maximum if setting.operator.kind == "MAXIMUM" else np.minimum)
 
 
 # One scale for another ------------------------------------------------------------------------------------------
@@ -494,6 +529,29 @@ def _relu(setting: _Setting) -> Compute:
     ratio = x_scale / y_scale if setting.micro else float(np.float32(x_scale) / np.float32(y_scale))
     code = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}[kind]
     return _rescaled(setting, ratio, setting.ends(y_scale, y_zero, code))
+
+
+@handles("LEAKY_RELU")
+def _leaky(setting: _Setting) -> Compute:
+    """Multipliers are worked out in float32, in both families."""
+    x, x_scale, x_zero = setting.computed(0)
+    y, y_scale, y_zero = setting.output()
+    slope = np.float32(setting.options.get("alpha", 0.0))
+    step = np.float32(x_scale)
+    ratios = float(step / np.float32(y_scale)), float(step * slope / np.float32(y_scale))
+    if not 0 <= ratios[1] < ORDINARY[1]:
+        raise UnsupportedModel(f"its slope is {slope:g}")
+    above, below = map(fixed_point.multiplier, ratios)
+    for by in (above, below):
+        _require_room(_reach(x, x_zero), by)
+    low, high = LIMITS[y.type]
+
+    def compute(q: Ints) -> Ints:
+        real = q - x_zero
+        found = np.where(real >= 0, fixed_point.times(real, above), fixed_point.times(real, below))
+        return np.asarray(np.clip(found + y_zero, low, high))
+
+    return compute
 
 
 # Pools ----------------------------------------------------------------------------------------------------------
