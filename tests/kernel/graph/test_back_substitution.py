@@ -23,7 +23,7 @@ from moduli.kernel.graph.back_steps import Ends
 from moduli.kernel.graph.back_substitution import BackSubstitution, Cone
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
 from moduli.kernel.graph.facts import Known
-from moduli.kernel.graph.operators import Elementwise, Linear, Slicewise, Transpose
+from moduli.kernel.graph.operators import Elementwise, Linear, Reshape, Slicewise, Transpose
 from moduli.kernel.graph.shapes import require_shapes
 
 from ...support.graphs import Builder, run
@@ -347,6 +347,26 @@ def test_tables_of_places_are_bounded(monkeypatch):
     monkeypatch.setattr(back_substitution, "CELLS", cells - 1)
     with pytest.raises(CertificateRejected, match="too many places and layers"):
         BackSubstitution(Known(model, BOX), WORK).narrow(z, 1, np.array([0, 1]), 2)
+
+
+def test_windows_are_bounded():
+    """Of a transposed convolution with zeros between what it reads."""
+    graph = Windowed(np.random.default_rng(0), {"x": (1, 1, 9, 9)})
+    w, kernel = graph.store(np.ones((1, 1, 1, 1)))
+    op = Linear(
+        1, 1, 0, 1, 1, False, False, ((0, 0),), ("transposed", (999, 999), (0, 0), (1, 1), (0, 0))
+    )
+    y = graph.add(
+        op,
+        ["x", w],
+        (1, 1, 7993, 7993),
+        lambda v: functional.conv_transpose2d(v["x"], kernel, stride=999),
+    )
+    flat = Reshape((((1, 2, 3), (1,)),), (1, 7993**2), ((0, 0),))
+    z = graph.add(flat, [y], (1, 7993**2), lambda v: v[y].reshape(1, -1))
+    known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
+    with pytest.raises(CertificateRejected, match="windows of too many"):
+        BackSubstitution(known, WORK).narrow(z, 1, np.array([0]), 1)
 
 
 def test_bounds_are_never_worse():

@@ -717,7 +717,7 @@ def _pooled(
         made = _scattered(part, ways, 1, lambda tap, b: b)
         return made.reshape(*a.shape[:held], *made.shape[1:-1])
 
-    return [Read(name, found, step)]
+    return [Read(name, found, step, count)]
 
 
 def _repeated(
@@ -759,7 +759,7 @@ def _repeated(
         made = _scattered(a.reshape(-1, *a.shape[held:], 1), ways, 1, lambda tap, b: b)
         return made.reshape(*a.shape[:held], *made.shape[1:-1])
 
-    return [Read(name, found, step, 0, every)]
+    return [Read(name, found, step, math.prod(factors), every)]
 
 
 def _several(given: Any, count: int) -> tuple[int, ...]:

@@ -70,7 +70,8 @@ class Cone:
     Attributes:
         order: tensors from the target back. parts: of the coefficients of each but the target.
         sizes: of its window, columns of the table. left: ends of those that do not go further back.
-        table: ``[places that differ, columns]``; of all places it had so many `cells`.
+        table: ``[places that differ, columns]``; of all places it had so many `cells`. widest: the most
+            entries that are read at once.
     """
 
     def __init__(self, ends: Ends, target: str, axis: int, depth: int) -> None:
@@ -79,7 +80,7 @@ class Cone:
         self.left = dict[str, tuple[Array, Array]]()
         self.reads, self.products = dict[str, int](), dict[str, int]()
         found: dict[str, list[tuple[Read, str]]] = {target: []}
-        layers = 0
+        layers, self.widest = 0, 1
         for name in self._backwards(target):
             if name not in found:
                 continue
@@ -97,6 +98,10 @@ class Cone:
             self.products[name] = sum(read.products for read in reads)
             for read in reads:
                 found.setdefault(read.name, []).append((read, name))
+                sizes = (read.window.stop - read.window.start).prod(axis=1)
+                self.widest = max(self.widest, int(sizes.max()))
+        if self.widest > CELLS:
+            raise CertificateRejected("there are windows of too many entries")
         whole = np.concatenate(self.columns, axis=1)
         self.cells = whole.size
         differ = whole[:, (whole != whole[:1]).any(axis=0)]
@@ -253,7 +258,7 @@ class BackSubstitution:
         if work > self.left:
             raise CertificateRejected(f"{work} products of {self.left} that are left")
         self.left -= work
-        widest = max(int(cone.entries(tensor).max()) for tensor in cone.order)
+        widest = max(cone.widest, *(int(cone.entries(tensor).max()) for tensor in cone.order))
         step = max(1, ENTRIES // (2 * widest))
         low, high = np.full(len(units), np.inf), np.full(len(units), -np.inf)
         left = np.arange(len(units))
