@@ -408,12 +408,9 @@ class ExactArray:
     """
 
     def __init__(
-        self,
-        hi: Array,
-        lo: Array | None = None,
-        rest: dict[Index, Number] | None = None,
+        self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None,
         work: Work | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.hi, self.lo, self.rest, self.work = hi, lo, rest or {}, work
         self._own = False
 

@@ -332,7 +332,8 @@ class GraphReader:
         if not kind:
             return False
         try:
-            result = folding.cast(self.constant(node.input[0]), kind, f"node {node.name!r}")
+            array = self.constant(node.input[0])
+            result = np.asarray(folding.cast(array, kind, f"node {node.name!r}"))
         except UnsupportedModel:
             return False
         self.folded[node.output[0]] = result
