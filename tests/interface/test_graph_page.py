@@ -116,8 +116,8 @@ def test_numbers_are_those_of_the_compression(made):
         assert str(html.prose(sizes)) in section.body
     everywhere, on_box = (made["a box"].sections[k].body for k in (3, 2))
     assert "<svg" not in everywhere  # all units live
-    assert 'aria-label="w1: 2 lives, 2 left out"' in on_box
-    assert "4 → 2, 2 left out" in on_box
+    assert 'aria-label="w1: 2 lives, 2 dead"' in on_box
+    assert "4 → 2, 2 dead" in on_box
 
 
 def test_a_box_that_silences_half_of_the_first_layer_is_doubted(made):

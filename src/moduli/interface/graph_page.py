@@ -241,8 +241,9 @@ def _picture(small: GraphCompression) -> Markup:
     ):
         rows.append(Cells(name, f"{before} -> {after}{how.get(name, '')}", fates))
     caption = (
-        "Units of each axis that can lose some, in their order, every row of one length. Left out: nothing "
-        "reads it, or it is constant. Merged: it is a multiple of another one. Combined: it is a sum of others."
+        "Units of each axis that can lose some, in their order, every row of one length. Dead: zero there, or "
+        "read by nothing. Constant: its value goes into a bias. Merged: it is a multiple of another one. "
+        "Combined: it is a sum of others."
     )
     return cells(rows, data["fates"], caption)
 

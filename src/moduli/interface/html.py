@@ -156,7 +156,7 @@ class Cells(NamedTuple):
     fates: Sequence[int]
 
 
-COLOURS = "kept", "drop", "merge", "other"  # of what became of a unit, by number
+COLOURS = "kept", "drop", "merge", "other", "constant"  # of what became of a unit, by number
 
 
 def cells(axes: Sequence[Cells], words: Sequence[str], caption: str) -> Markup:
@@ -338,7 +338,7 @@ gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
 .cells .row b{overflow-wrap:anywhere;line-height:1.25}.cells .row span{font-variant-numeric:tabular-nums}
 .cells .row svg{width:100%;max-width:none;height:1.05rem;overflow:hidden;border-radius:.2rem}
 .cells path,.cells svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-path.kept{fill:var(--blue)}path.drop{fill:var(--orange)}path.merge{fill:var(--green)}path.other{fill:var(--violet)}
+path.kept{fill:var(--blue)}path.drop{fill:var(--orange)}path.merge{fill:var(--green)}path.other{fill:var(--violet)}path.constant{fill:var(--grey)}
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--blue);font-size:.9375rem}
 .warning{border-left:.25rem solid var(--orange);padding:.1rem 0 .1rem .8rem}
 .legend{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
