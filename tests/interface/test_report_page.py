@@ -266,3 +266,17 @@ def test_in_a_browser(tmp_path, made):
     )
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<section") == len(made["deep"].sections)
+
+
+def test_what_is_said_is_said_in_the_words_of_commands():
+    """Two hidden layers of tanh: identifiability is asked in a box, and what goes further is typed."""
+    rng = np.random.default_rng(0)
+    parts = [p for n, m in ((3, 4), (4, 4), (4, 2)) for p in (rng.normal(size=(m, n)), np.zeros(m))]
+    page = mo.report(mo.Network.mlp(*parts, activation="tanh"), budget=20)
+    lines = {section.name: section for section in page.sections}
+    assert lines["identity"].line == "asked in a box; add --on box:LO,HI"
+    assert not lines["identity"].commands
+    assert "(on)" not in page.html
+    assert "(eps)" not in page.html
+    assert "(--on" in re.sub(r"<[^>]*>", "", page.html)
+    assert "on=None" not in page.html

@@ -250,7 +250,7 @@ def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax = axes(ax)
     lines = (
         ("magnitude", "largest units", GREY),
-        ("kmeans", "k-means of the units", ORANGE),
+        ("kmeans", "k-means", ORANGE),
         ("students", "student", BLUE),
     )
     places = np.maximum(

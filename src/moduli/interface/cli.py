@@ -211,10 +211,39 @@ _COMMON = ("json", "quiet", "seed", "budget")
 _SEARCH = (*_COMMON, "time_limit")
 
 
-def _load(model: str, **source: Any) -> Network:
-    from moduli.formats import load_chain
+# What is asked of graphs, too; all else is of chains of dense layers alone.
+OF_GRAPHS = (
+    "info, compress, check, report, rank, equal, distance, rounding, canon, align and complexity"
+)
 
-    return load_chain(model, **_asked(**source))
+
+def _load(model: str, **source: Any) -> Network:
+    return _load_chains([model], **source)[0]
+
+
+def _load_chains(models: Sequence[str], **source: Any) -> list[Network]:
+    """Models that are asked what only chains of dense layers are."""
+    from moduli.formats import load_chains
+
+    try:
+        return load_chains(models, **_asked(**source))
+    except mo.UnsupportedModel as error:
+        for model in models:
+            if _is_graph(model):
+                raise mo.UnsupportedModel(
+                    f"{model} is no chain of dense layers, of which alone this is asked; of graphs such as "
+                    f"this one ask {OF_GRAPHS} ({error})"
+                ) from None
+        raise
+
+
+def _is_graph(model: str) -> bool:
+    from moduli.formats import load
+
+    try:
+        return isinstance(load(model), mo.Graph)
+    except (mo.ModuliError, ValueError):
+        return False
 
 
 def _load_any(model: str, **source: Any) -> Network | Graph:
@@ -711,9 +740,7 @@ def curve(
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
-    from moduli.formats import load_chains
-
-    nets, steps = load_chains(models, **_asked(**source)), _radii(radii)
+    nets, steps = _load_chains(models, **source), _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
     limits: dict[str, str] = {}
@@ -829,7 +856,6 @@ def export_proof(
     """
     from moduli.common.certificate_files import read_certificate
     from moduli.common.files import atomic_write
-    from moduli.formats import load_chains
     from moduli.formats.proof_text import proof_text
     from moduli.kernel.certificate import Certificate
 
@@ -838,7 +864,7 @@ def export_proof(
         raise mo.UnsupportedModel(
             f"{certificate} is about graphs; the verified checker understands chains of dense layers"
         )
-    exported = proof_text(claim, *load_chains([small, large], **_asked(**source)))
+    exported = proof_text(claim, *_load_chains([small, large], **source))
     with writing(out):
         atomic_write(Path(out), exported.text)
     if quiet:

@@ -15,6 +15,7 @@ MEANING = {
     "!=": ("≠", "refuted"), "?": ("?", "undecided"), "": ("", "no answer"),
 }  # fmt: skip
 SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")  # is not broken behind its hyphens
 POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
 SHOWN = 9  # layers in a drawing
 ROWS = 16  # of a table, beyond which they are folded
@@ -44,7 +45,11 @@ def prose(text: object) -> Markup:
     line = str(text)
     for spelled, sign in SIGNS:
         line = line.replace(spelled, sign)
-    return Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line)))
+    return _unbroken(Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line))))
+
+
+def _unbroken(markup: Markup) -> Markup:
+    return Markup(OPTION.sub(r'<span class="option">\g<0></span>', markup))
 
 
 def element(name: str, *parts: object, **attributes: object) -> Markup:
@@ -74,7 +79,7 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
     body = [
         element(
             "tr",
-            element("th", prose(first), scope="row"),
+            element("th", prose(first), scope="row", **_numbered(first, head)),
             *_cells(rest, head),
         )
         for first, *rest in rows
@@ -89,6 +94,11 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
         if head
         else grid
     )
+
+
+def _numbered(first: object, head: Sequence[str]) -> dict[str, object]:
+    """A heading that is a number says of what, on a narrow screen."""
+    return {"data_of": head[0]} if head and str(first).isdecimal() else {}
 
 
 def _cells(cells: Sequence[object], head: Sequence[str]) -> Iterator[Markup]:
@@ -110,7 +120,10 @@ def figure(svg: str, caption: str, narrow: str | None = None) -> Markup:
 def commands(lines: Sequence[str]) -> Markup:
     """What to type to get a section's numbers again."""
     return element(
-        "pre", element("code", "\n".join(lines)), class_="command", aria_label="command line"
+        "pre",
+        element("code", _unbroken(escape("\n".join(lines)))),
+        class_="command",
+        aria_label="command line",
     )
 
 
@@ -302,6 +315,7 @@ section{padding:1.9rem 0 0;margin-top:1.9rem;border-top:1px solid var(--line)}
 a{color:var(--blue)}
 :focus-visible{outline:2px solid var(--blue);outline-offset:2px}
 p{margin:.5rem 0}
+.option{white-space:nowrap}
 .answer{display:flex;gap:.6rem;align-items:baseline}
 .answer.none,.note{color:var(--quiet)}
 .badge{font:600 .95rem/1 ui-monospace,Menlo,Consolas,monospace;display:inline-block;min-width:1.5em;text-align:center;
@@ -357,7 +371,9 @@ nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2r
 .grid td[data-title]{display:grid;grid-template-columns:7.5rem 1fr;gap:.7rem}
 .grid td:empty{display:none!important}
 .grid td[data-title]::before{content:attr(data-title);color:var(--quiet);font-size:.8125rem}
-.grid tbody th{font-weight:600}.grid td:last-child{min-width:0}
+.grid tbody th{font-weight:600;min-width:0}.grid td:last-child{min-width:0}
+.grid tbody th,.grid td:not([data-title]){display:inline-block;margin-right:.5rem}
+.grid th[data-of]::before{content:attr(data-of)" "}
 .wide-only{display:none}.narrow-only{display:block}}
 @media print{:root{color-scheme:light}main{max-width:none;padding:0}body{font-size:10.5pt}section{break-inside:avoid-page}
 figure,tr,.command{break-inside:avoid}.scroll{overflow:visible}

@@ -40,6 +40,7 @@ from .html import (
 )
 from .page_parts import Questions, Refusal, Report, Section, page_of, place
 from .timing import milliseconds
+from .wording import in_options
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
@@ -448,7 +449,8 @@ def _removed(asked: ChainQuestions) -> Section:
     if asked.timed:
         parts.insert(1, milliseconds(leads.original, leads.network))
     if leads.network.units == leads.original.units and not leads.optimal:
-        parts.append(element("p", f"To go further: {leads.next_step}.", class_="note"))
+        further = in_options(f"To go further: {leads.next_step}.")
+        parts.append(element("p", further, class_="note"))
     gone = leads.network.units < leads.original.units
     return Section(
         "removed", title, "proved" if gone or leads.optimal else "bounded", line, tuple(typed),
@@ -513,7 +515,7 @@ def _identity(asked: ChainQuestions) -> Section:
     if not net.units:
         return Section(name, title, None, "no hidden layer")
     piecewise = all(kind.piecewise_linear for kind in net.activations)
-    if piecewise and asked.box is None:
+    if asked.box is None and (piecewise or len(net.activations) > 1):
         return Section(name, title, None, "asked in a box; add --on box:LO,HI")
     if piecewise and net.parameters > IDENTITY:
         return Section(
