@@ -23,6 +23,7 @@ import click
 import moduli as mo
 from moduli.common.extras import needed
 from moduli.common.files import suffix_of
+from moduli.kernel.errors import Asked
 
 from .cli_support import (
     CERTIFICATE,
@@ -228,7 +229,8 @@ def _load_chains(models: Sequence[str], **source: Any) -> list[Network]:
     try:
         return load_chains(models, **_asked(**source))
     except mo.UnsupportedModel as error:
-        for model in models:
+        asks = any(isinstance(part, Asked) for part in error.parts)  # an option is the way out
+        for model in () if asks else models:
             if _is_graph(model):
                 raise mo.UnsupportedModel(
                     f"{model} is no chain of dense layers, of which alone this is asked; of graphs such as "
@@ -1463,10 +1465,10 @@ def _identifiable_parameters(
     show_default=True,
     help="Cells, never seconds.",
 )
-@_options("json", "quiet", "seed", *_SOURCE)
+@_options("json", "quiet", "seed", "time_limit", *_SOURCE)
 def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
-    **source: Any,
+    time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Draw the linear pieces of a ReLU network.
 
@@ -1480,15 +1482,11 @@ def plot(
     net, domain = _load(model, **source), _domain(on)
     window, frame = _plane(plane, domain, net.widths[0], seed)
     with bar(quiet) as progress:
-        found = mo.pieces(
-            net,
-            on=window,
-            slice=frame,
-            budget=budget,
-            progress=progress,
-        )
-    with writing(Path(out)):
-        target = save(found.plot(color=color), out)
+        ask = partial(mo.pieces, net, on=window, slice=frame)
+        found, _ = within(time_limit, budget, ask, progress, searches=False)
+        progress(0, None, "drawing")
+        with writing(Path(out)):
+            target = save(found.plot(color=color), out)
     show(found, as_json, quiet, **_told(domain), written=str(target))
 
 

@@ -192,8 +192,8 @@ class Pace:
     def times(self) -> str:
         gone = f"{_minutes(self.clock() - self.start)} gone"
         passed = self.at - self.stage
-        if not self.total or self.done <= 0 or passed <= 0:
-            return gone
+        if not self.total or not 0 < self.done < self.total or passed <= 0:
+            return gone  # what follows a stage that is over is not known
         left = passed * (self.total - self.done) / self.done
         return f"{gone}, about {_minutes(left)} more for these"
 
