@@ -15,9 +15,10 @@ MEANING = {
     "!=": ("≠", "refuted"), "?": ("?", "undecided"), "": ("", "no answer"),
 }  # fmt: skip
 SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
-OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")  # is not broken behind its hyphens
+UNBROKEN = re.compile(r"(?<![\w-])--[a-z][a-z-]*|\b\d[\d.]*e-\d+")  # behind its hyphens
 POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
 SHOWN = 9  # layers in a drawing
+SHOWN_NARROW = 5  # and on a narrow screen
 ROWS = 16  # of a table, beyond which they are folded
 AXES = 32  # of a picture of units, beyond which they are folded
 APART = 64  # units of an axis up to which a gap parts them
@@ -49,7 +50,7 @@ def prose(text: object) -> Markup:
 
 
 def _unbroken(markup: Markup) -> Markup:
-    return Markup(OPTION.sub(r'<span class="option">\g<0></span>', markup))
+    return Markup(UNBROKEN.sub(r'<span class="whole">\g<0></span>', markup))
 
 
 def element(name: str, *parts: object, **attributes: object) -> Markup:
@@ -237,16 +238,26 @@ def drawing(
     widths: Sequence[int], names: Sequence[str], after: Sequence[int] | None = None
 ) -> Markup:
     """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is
-    left out. With `after`, what is left of each stands in it.
+    left out, more of it on a narrow screen. With `after`, what is left of each stands in it.
     """
     columns = [*zip(widths, names, after or widths, strict=True)]
-    if len(columns) > SHOWN:
-        columns = [
-            *columns[: SHOWN // 2],
-            (0, f"{len(columns) - SHOWN + 1} more", 0),
-            *columns[-(SHOWN // 2) :],
-        ]
-    step, middle, tall = 84, 60, max(widths).bit_length()
+    whole = _columns(columns, SHOWN)
+    if len(columns) <= SHOWN_NARROW:
+        return whole
+    wide = element("div", whole, class_="wide-only")
+    narrow = element(
+        "div", _columns(columns, SHOWN_NARROW), class_="narrow-only", aria_hidden="true"
+    )
+    return Markup(wide + narrow)
+
+
+def _columns(columns: Sequence[tuple[int, str, int]], shown: int) -> Markup:
+    """Columns with width, name and what is left, or as many of both ends as are shown."""
+    tall = max(width for width, _, _ in columns).bit_length()
+    if len(columns) > shown:
+        more = (0, f"{len(columns) - shown + 1} more", 0)
+        columns = [*columns[: shown // 2], more, *columns[-(shown // 2) :]]
+    step, middle = 84, 60
     parts, before = [], 0.0
     for k, (width, name, left) in enumerate(columns):
         x, half = 42 + step * k, 44 * width.bit_length() / tall if width else 0.0
@@ -315,7 +326,7 @@ section{padding:1.9rem 0 0;margin-top:1.9rem;border-top:1px solid var(--line)}
 a{color:var(--blue)}
 :focus-visible{outline:2px solid var(--blue);outline-offset:2px}
 p{margin:.5rem 0}
-.option{white-space:nowrap}
+.whole{white-space:nowrap}
 .answer{display:flex;gap:.6rem;align-items:baseline}
 .answer.none,.note{color:var(--quiet)}
 .badge{font:600 .95rem/1 ui-monospace,Menlo,Consolas,monospace;display:inline-block;min-width:1.5em;text-align:center;
