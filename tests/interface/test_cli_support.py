@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, save_model
 
 import moduli as mo
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES
-from moduli.interface.cli import _domain, main
-from moduli.interface.cli_support import failure, option
+from moduli.interface.cli import OF_GRAPHS, _domain, main
+from moduli.interface.cli_support import failure
+from moduli.interface.wording import option
 from moduli.kernel.errors import Asked
 
 SUFFIXES = ".onnx .nnet .safetensors .npz .pth .pt .tar .ckpt .tflite .keras .h5 .hdf5"
@@ -85,16 +86,20 @@ MISTAKES = {
     "an operation that is not dense": (
         "identify pool.onnx --on box:-1,1",
         4,
-        "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
+        "pool.onnx is no chain of dense layers, of which alone this is asked; of graphs such as this one ask "
+        f"{OF_GRAPHS} "
+        "(pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
         "Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax "
-        "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
+        "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink)",
     ),
     "a residual network": (
         "identify residual.onnx --on box:-1,1",
         4,
-        "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
-        "residual connection or a branch); affine images of the same activations may meet",
+        "residual.onnx is no chain of dense layers, of which alone this is asked; of graphs such as this one ask "
+        f"{OF_GRAPHS} "
+        "(residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
+        "residual connection or a branch); affine images of the same activations may meet)",
     ),
     "a whole module, pickled": (
         "info module.pth",

@@ -116,8 +116,8 @@ def test_numbers_are_those_of_the_compression(made):
         assert str(html.prose(sizes)) in section.body
     everywhere, on_box = (made["a box"].sections[k].body for k in (3, 2))
     assert "<svg" not in everywhere  # all units live
-    assert 'aria-label="w1: 2 lives, 2 left out"' in on_box
-    assert "4 → 2, 2 left out" in on_box
+    assert 'aria-label="w1: 2 lives, 2 dead"' in on_box
+    assert "4 → 2, 2 dead" in on_box
 
 
 def test_a_box_that_silences_half_of_the_first_layer_is_doubted(made):
@@ -154,8 +154,10 @@ def test_what_could_not_be_written_is_said(monkeypatch):
 
 def test_long_tables_are_folded(made):
     body = made["deep"].sections[1].body
-    assert body.count("<tr>") == 40 + 2
-    assert "<summary>24 more</summary>" in body
+    assert (
+        body.count("<tr>") == 40 + 3
+    )  # two heads of axes that can lose units, one of those that stay
+    assert "<summary>23 more</summary>" in body
     assert "<details" not in made["a box"].html
 
 
@@ -211,7 +213,7 @@ def test_the_command_writes_a_page_and_refuses_what_graphs_do_not_know(tmp_path,
     done = CliRunner().invoke(cli.cli, ["report", str(path), "-o", str(out), "--on", "box:0,1"])
     assert done.exit_code == 0, done.output
     assert "What goes on the box" in done.stdout
-    assert "--on box:0,1" in out.read_text()
+    assert "--on box:0,1" in Outline(out.read_text()).text
     np.savez(tmp_path / "data.npz", x=np.zeros((3, 16)))
     for on in ("gaussian", str(tmp_path / "data.npz")):
         with pytest.raises(SystemExit) as ended:
@@ -227,3 +229,9 @@ def run(arguments):
 
     with mock.patch.object(sys, "argv", ["moduli", *arguments]):
         cli.main()
+
+
+def test_the_caption_explains_what_the_picture_shows_alone(made):
+    on_box = made["a box"].sections[2].body
+    assert "Dead: zero there" in on_box
+    assert "Combined" not in on_box

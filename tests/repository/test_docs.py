@@ -82,6 +82,20 @@ def test_links_lead_somewhere(page):
     assert not broken(page, page.read_text())
 
 
+MEASURED = re.compile(
+    r"(?<![\w.-])\d+(?:\.\d+)? (?:s|ms|seconds|minutes|MB|GB)(?!\w)|\d% |\d -> \d"
+)
+DATED = re.compile(
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December) 20\d\d"
+)
+
+
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES, ROOT / "benchmarks" / "README.md"], ids=name)
+def test_pages_with_measured_numbers_say_when_they_were(page):
+    text = page.read_text()
+    assert not MEASURED.search(without_code(text)) or DATED.search(text)
+
+
 def test_the_link_test_sees_what_is_broken():
     text = "[a](promise.md#slack) [b](nothing.md) [c](promise.md#nothing) [d](auto_gallery/plot_0.rst) `[e](f.md)` [g](https://h)"
     assert broken(DOCS / "index.md", text) == [

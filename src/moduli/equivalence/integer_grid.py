@@ -624,7 +624,7 @@ class GridDistance(Result):
         return f"outputs differ by {size} at all {self.said}; {'; '.join(self.rules)}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+        return [("a", repr(self.a)), ("b", repr(self.b)), ("on", repr(self.on))]
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [("inputs", self.said), ("at most", above(self.upper, 6))]
@@ -874,7 +874,7 @@ class GridDecision(Result):
         return f"{counts}{unsure}; {'; '.join(self.rules)}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+        return [("a", repr(self.a)), ("b", repr(self.b)), ("on", repr(self.on))]
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [("inputs", self.said), ("decided in different ways", str(self.differ))]

@@ -23,6 +23,7 @@ import click
 import moduli as mo
 from moduli.common.extras import needed
 from moduli.common.files import suffix_of
+from moduli.kernel.errors import Asked
 
 from .cli_support import (
     CERTIFICATE,
@@ -211,10 +212,40 @@ _COMMON = ("json", "quiet", "seed", "budget")
 _SEARCH = (*_COMMON, "time_limit")
 
 
-def _load(model: str, **source: Any) -> Network:
-    from moduli.formats import load_chain
+# What is asked of graphs, too; all else is of chains of dense layers alone.
+OF_GRAPHS = (
+    "info, compress, check, report, rank, equal, distance, rounding, canon, align and complexity"
+)
 
-    return load_chain(model, **_asked(**source))
+
+def _load(model: str, **source: Any) -> Network:
+    return _load_chains([model], **source)[0]
+
+
+def _load_chains(models: Sequence[str], **source: Any) -> list[Network]:
+    """Models that are asked what only chains of dense layers are."""
+    from moduli.formats import load_chains
+
+    try:
+        return load_chains(models, **_asked(**source))
+    except mo.UnsupportedModel as error:
+        asks = any(isinstance(part, Asked) for part in error.parts)  # an option is the way out
+        for model in () if asks else models:
+            if _is_graph(model):
+                raise mo.UnsupportedModel(
+                    f"{model} is no chain of dense layers, of which alone this is asked; of graphs such as "
+                    f"this one ask {OF_GRAPHS} ({error})"
+                ) from None
+        raise
+
+
+def _is_graph(model: str) -> bool:
+    from moduli.formats import load
+
+    try:
+        return isinstance(load(model), mo.Graph)
+    except (mo.ModuliError, ValueError):
+        return False
 
 
 def _load_any(model: str, **source: Any) -> Network | Graph:
@@ -693,9 +724,7 @@ def curve(
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
-    from moduli.formats import load_chains
-
-    nets, steps = load_chains(models, **_asked(**source)), _radii(radii)
+    nets, steps = _load_chains(models, **source), _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
     limits: dict[str, str] = {}
@@ -811,7 +840,6 @@ def export_proof(
     """
     from moduli.common.certificate_files import read_certificate
     from moduli.common.files import atomic_write
-    from moduli.formats import load_chains
     from moduli.formats.proof_text import proof_text
     from moduli.kernel.certificate import Certificate
 
@@ -820,7 +848,7 @@ def export_proof(
         raise mo.UnsupportedModel(
             f"{certificate} is about graphs; the verified checker understands chains of dense layers"
         )
-    exported = proof_text(claim, *load_chains([small, large], **_asked(**source)))
+    exported = proof_text(claim, *_load_chains([small, large], **source))
     with writing(out):
         atomic_write(Path(out), exported.text)
     if quiet:
@@ -1419,10 +1447,10 @@ def _identifiable_parameters(
     show_default=True,
     help="Cells, never seconds.",
 )
-@_options("json", "quiet", "seed", *_SOURCE)
+@_options("json", "quiet", "seed", "time_limit", *_SOURCE)
 def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
-    **source: Any,
+    time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Draw the linear pieces of a ReLU network.
 
@@ -1436,15 +1464,11 @@ def plot(
     net, domain = _load(model, **source), _domain(on)
     window, frame = _plane(plane, domain, net.widths[0], seed)
     with bar(quiet) as progress:
-        found = mo.pieces(
-            net,
-            on=window,
-            slice=frame,
-            budget=budget,
-            progress=progress,
-        )
-    with writing(Path(out)):
-        target = save(found.plot(color=color), out)
+        ask = partial(mo.pieces, net, on=window, slice=frame)
+        found, _ = within(time_limit, budget, ask, progress, searches=False)
+        progress(0, None, "drawing")
+        with writing(Path(out)):
+            target = save(found.plot(color=color), out)
     show(found, as_json, quiet, **_told(domain), written=str(target))
 
 

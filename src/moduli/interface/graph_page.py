@@ -24,6 +24,12 @@ from .page_parts import Questions, Refusal, Report, Section, page_of, place
 from .timing import milliseconds
 
 NAMED = 3  # tensors of an axis that are named
+FATES = {
+    "dead": "Dead: zero there, or read by nothing.",
+    "constant": "Constant: its value goes into a bias.",
+    "merged": "Merged: it is a multiple of another one.",
+    "combined": "Combined: it is a sum of others.",
+}
 KINDS = 8  # of operators that are counted one by one
 FACTS = "parameters", "units", "slack", "first layer", "by rounding, without a bound"  # in words
 
@@ -144,13 +150,16 @@ def _axes(asked: GraphQuestions) -> Section:
     line = f"{graph.units} units in {_number(free)}"
     if stiff:
         line += f"; {counted(len(stiff), 'more axis', 'more axes')} can lose none"
-    rows = []
-    for axis in (*free, *stiff):
-        tensors = _several(axis.writers), _several(axis.readers)
-        rows.append((axis.name, axis.size, *tensors, axis.frozen or ""))
-    head = ("axis", "units", "written by", "read by", "why it stays")
+    loose = [(a.name, a.size, _several(a.writers), _several(a.readers)) for a in free]
+    stays = [(a.name, a.size, a.frozen) for a in stiff]
+    parts = []
+    if loose:
+        head = ("axis", "units", "written by", "read by")
+        parts.append(long_table(loose, head, "axes that can lose units"))
+    if stays:
+        parts.append(long_table(stays, ("axis", "units", "why it stays"), "axes that stay"))
     typed = (f"moduli info {asked.name} --json",)
-    return Section(name, title, "proved", line, typed, long_table(rows, head, "axes of units"))
+    return Section(name, title, "proved", line, typed, Markup("".join(parts)))
 
 
 def _number(axes: Sequence[Axis]) -> str:
@@ -240,10 +249,10 @@ def _picture(small: GraphCompression) -> Markup:
         data["axes"], data["before"], data["after"], data["units"], strict=True
     ):
         rows.append(Cells(name, f"{before} -> {after}{how.get(name, '')}", fates))
-    caption = (
-        "Units of each axis that can lose some, in their order, every row of one length. Left out: nothing "
-        "reads it, or it is constant. Merged: it is a multiple of another one. Combined: it is a sum of others."
-    )
+    met = {data["fates"][fate] for fates in data["units"] for fate in fates}
+    said = [meaning for fate, meaning in FATES.items() if fate in met]
+    lead = "Units of each axis that can lose some, in their order, every row of one length."
+    caption = " ".join([lead, *said])
     return cells(rows, data["fates"], caption)
 
 
@@ -264,14 +273,17 @@ def _stays(asked: GraphQuestions) -> Section:
     left_alone = bool(rows)
     for why, axes in reasons.items():
         units = sum(axis.size for axis in axes)
-        rows.append((why, f"{_number(axes)}, {units} units: {_several([a.name for a in axes])}"))
+        size = f"{_number(axes)}, {counted(units, 'unit', 'units')}"
+        rows.append((why, f"{size}: {_several([a.name for a in axes])}"))
     if not rows:
         return Section(name, title, "proved", "nothing stands in the way of any axis")
     stiff = asked.stiff()
     parts = []
     if stiff:
         units = sum(axis.size for axis in stiff)
-        parts.append(f"{units} units of {_number(stiff)} belong to something that has to stay")
+        verb = "belongs" if units == 1 else "belong"
+        held = f"{counted(units, 'unit', 'units')} of {_number(stiff)} {verb}"
+        parts.append(f"{held} to something that has to stay")
     if left_alone:
         parts.append("some that could go are left alone")
     typed = (f"moduli info {asked.name}",)

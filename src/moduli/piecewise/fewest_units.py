@@ -177,7 +177,7 @@ class MinimalNetworks(Result):
         return f"{self.units} units, {which}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("network", repr(self.network)), ("in", "all inputs")]
+        return [("network", repr(self.network)), ("on", "all inputs")]
 
     def facts(self) -> list[tuple[str, str]]:
         return [

@@ -238,7 +238,7 @@ class Depth(Result):
             box = f"{self.on!r}, through a plane"
         return [
             ("network", repr(self.pieces.network)),
-            ("in", box),
+            ("on", box),
             ("hidden layers", f">= {self.strict}"),
             ("enough", str(self.enough)),
             (

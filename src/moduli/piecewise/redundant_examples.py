@@ -129,7 +129,7 @@ class MinimalExample(Result):
 
     def asked(self) -> list[tuple[str, str]]:
         on = "all inputs" if self.on is None else repr(self.on)
-        return [("network", repr(self.network)), ("in", on)]
+        return [("network", repr(self.network)), ("on", on)]
 
     def facts(self) -> list[tuple[str, str]]:
         known = "not known" if self.components is None else str(self.components)
