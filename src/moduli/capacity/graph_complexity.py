@@ -41,7 +41,7 @@ class GraphComplexity(Result):
     kind: ClassVar[str] = "complexity"
 
     def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
-        """A proved bound of the log of the covering number: the least of Theorem P for graphs and the
+        """A proved bound of the log of the covering number: the least of Theorems P and G for graphs and the
         plain grid.
         """
         eps = self.accuracy if accuracy is None else accuracy
@@ -49,8 +49,15 @@ class GraphComplexity(Result):
 
     @property
     def log_symmetries(self) -> float:
-        """Logarithm of the number of orders of units that Theorem P divides by."""
+        """Logarithm of the number of orders and signs of units that Theorem P divides by."""
         return self.cls.log_group
+
+    @property
+    def exponent(self) -> int:
+        """Parameters less the entries of bases that heads and bottlenecks leave free: the power of 1/accuracy in the
+        covering number for small accuracies.
+        """
+        return self.cls.parameters - sum(basis.units**2 for basis in self.cls.bases)
 
     @property
     def share(self) -> float:
@@ -77,14 +84,8 @@ class GraphComplexity(Result):
             price = math.fsum(cost for _, cost in shells.values())
         norms, what = "largest entry of each tensor", "log covering number"
         rows = [
-            self._row(
-                name,
-                what,
-                self.log_covering(symmetry=symmetry),
-                norms,
-                _direct(cls, symmetry, price),
-            )
-            for name, symmetry in (("plain grid", False), ("Theorem P for graphs", True))
+            self._row(name, what, value, norms, _direct(cls, name, price))
+            for name, value in self.cls.log_coverings(rational(self.accuracy)).items()
         ]
         stored = self.graph.model.live().constants.values()
         bits = sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
@@ -111,15 +112,28 @@ class GraphComplexity(Result):
             ("parameters", f"{cls.parameters} in {len(cls.bounds)} tensors{cls.held}"),
             ("inputs, outputs", f"at most {float(cls.input_bound):g}, {size} over the class"),
             (
-                "orders of units", f"e^{self.log_symmetries:.6g} of {len(cls.owned)} sets",
+                "orders and signs of units",
+                f"e^{self.log_symmetries:.6g} of {len(cls.owned)} sets",
             ),
-        ]  # fmt: skip
+        ]
+        if cls.bases:
+            units = sum(basis.units for basis in cls.bases)
+            rows.append(
+                (
+                    "bases",
+                    f"{len(cls.bases)} of {units} units: the exponent of 1/accuracy falls from {cls.parameters} to "
+                    f"{self.exponent}",
+                )
+            )
         for bound in self.bounds:
             samples = "" if bound.needed is None else f"; below 1 from {bound.needed:.3g} samples"
             gap = f"; gap {bound.verdict}" if bound.verdict else ""
             rows.append((bound.name, f"{bound.quantity} {bound.value:.6g}{gap}{samples}"))
         for part in cls.owned[:SHOWN]:
-            entries = ", ".join(f"{name} ({n} each)" for name, n in part.entries.items())
+            entries = ", ".join(
+                f"{name} ({n} each{', up to sign' if name in part.turned else ''})"
+                for name, n in part.entries.items()
+            )
             rows.append((f"{part.units} units", f"sorted by {entries}"))
         if len(cls.owned) > SHOWN:
             rows.append(("...", f"{len(cls.owned) - SHOWN} sets more"))
@@ -133,7 +147,8 @@ class GraphComplexity(Result):
             "log_covering": self.log_covering(),
             "log_covering_plain": self.log_covering(symmetry=False),
             "bounds": [{**b._asdict(), "vacuous": b.vacuous} for b in self.bounds],
-            "units": [part._asdict() for part in self.cls.owned],
+            "units": [part._asdict() for part in self.cls.owned], "exponent": self.exponent,
+            "bases": [basis._asdict() for basis in self.cls.bases],
         }  # fmt: skip
 
     def check(self) -> bool:
@@ -203,12 +218,9 @@ def _given(cls: GraphClass, bound: Any) -> Mapping[str, Fraction]:
     return found
 
 
-def _direct(cls: GraphClass, symmetry: bool, price: float) -> Callable[[Real, Real], float]:
+def _direct(cls: GraphClass, name: str, price: float) -> Callable[[Real, Real], float]:
     """The best gap over accuracies 1, 1/2, 1/4, ..., at the price of trying them all; delta exp(-price) is
     left for one choice of bounds.
     """
-    found = [
-        (2.0**-k, price + cls.log_covering(rational(2.0**-k), symmetry=symmetry))
-        for k in range(SCALES)
-    ]
+    found = [(2.0**-k, price + cls.log_coverings(Fraction(1, 2**k))[name]) for k in range(SCALES)]
     return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
