@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 from moduli.common.graph import Graph
 from moduli.common.result import Result
+from moduli.equivalence.graph_alignment import first_outputs
 from moduli.kernel.errors import ArgumentError, Asked
 
-from .complexity_table import SCALES, Bound, needed, sampled, shell
+from .complexity_table import SCALES, Bound, over_accuracies, sampled, shell
 from .covering_numbers import holding, log, rational
-from .gap_bounds import Real, occam_gap, uniform_gap
+from .gap_bounds import Real, needed, occam_gap
 from .graph_covering import GraphClass
+from .risk import Risk, by_code, by_cover, coded_bits, margins
 
 SHOWN = 12  # sets of units in a table
 
@@ -29,7 +31,7 @@ class GraphComplexity(Result):
     Attributes:
         graph: whose operators, wiring and shapes they are. cls: the class. chosen: whether the bounds were
             read off its stored numbers. samples: their number. accuracy: eps of the table. delta: 1 -
-            confidence.
+            confidence. at: margins of the samples, where they have classes. classes: how many.
     """
 
     graph: Graph
@@ -38,6 +40,8 @@ class GraphComplexity(Result):
     samples: int | None = None
     accuracy: Real = 0.1
     delta: Real = 0.05
+    at: Any = None
+    classes: int = 0
     kind: ClassVar[str] = "complexity"
 
     def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
@@ -75,25 +79,54 @@ class GraphComplexity(Result):
     @cached_property
     def bounds(self) -> tuple[Bound, ...]:
         """The table of bounds."""
-        shells = {name: shell(float(b)) for name, b in self.cls.bounds.items()}
-        cls, price = self.cls, 0.0
-        if (
-            self.chosen
-        ):  # known after training only: rounded up to powers of two, which are paid for
-            cls = cls.with_bounds({name: Fraction(top) for name, (top, _) in shells.items()})
-            price = math.fsum(cost for _, cost in shells.values())
+        cls, price = self._rounded_class
         norms, what = "largest entry of each tensor", "log covering number"
         rows = [
             self._row(name, what, value, norms, _direct(cls, name, price))
             for name, value in self.cls.log_coverings(rational(self.accuracy)).items()
         ]
-        stored = self.graph.model.live().constants.values()
-        bits = sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
+        bits = self._bits
 
         def occam(n: Real, delta: Real) -> float:
             return occam_gap(bits, 0.0, n, delta)
 
         return (*rows, self._row("Occam, as stored", "bits", bits, "none", occam))
+
+    @cached_property
+    def _rounded_class(self) -> tuple[GraphClass, float]:
+        """With bounds that are known after training only rounded up to powers of two, and the price of that."""
+        if not self.chosen:
+            return self.cls, 0.0
+        shells = {name: shell(float(b)) for name, b in self.cls.bounds.items()}
+        cls = self.cls.with_bounds({name: Fraction(top) for name, (top, _) in shells.items()})
+        return cls, math.fsum(cost for _, cost in shells.values())
+
+    @property
+    def _bits(self) -> int:
+        stored = self.graph.model.live().constants.values()
+        return sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
+
+    @cached_property
+    def risks(self) -> tuple[Risk, ...]:
+        """Bounds of the probability of a wrong class, by the first output; none without `targets`. Each holds with
+        probability 1 - delta by itself.
+        """
+        if self.at is None:
+            return ()
+        cls, price = self._rounded_class
+        gap = over_accuracies(
+            [(2.0**-k, cls.log_covering(Fraction(1, 2**k))) for k in range(SCALES)], price
+        )
+        stored = self.graph.model.live().constants.values()
+        coded = coded_bits([a for a in stored if a.dtype.kind in "fiu"])
+        given = self.at, self.delta, self.classes
+        fixed = "operators, wiring and shapes fixed in advance"
+        return (
+            by_cover("best cover, union over margins", self.at, gap, self.delta, self.classes, "inputs bounded in advance"),
+            by_code("Occam, as stored", given[0], self._bits + 1.0, *given[1:], f"{self._bits + 1} bits; {fixed}"),
+            by_code("Occam, coded", given[0], coded + 1, *given[1:], f"{coded + 1:.0f} bits; {fixed}"),
+            by_code("fresh samples", given[0], 0.0, *given[1:], "only if no sample had a part in training"),
+        )  # fmt: skip
 
     def _row(
         self, name: str, what: str, value: Real, norms: str, gap: Callable[[Real, Real], float]
@@ -129,6 +162,7 @@ class GraphComplexity(Result):
             samples = "" if bound.needed is None else f"; below 1 from {bound.needed:.3g} samples"
             gap = f"; gap {bound.verdict}" if bound.verdict else ""
             rows.append((bound.name, f"{bound.quantity} {bound.value:.6g}{gap}{samples}"))
+        rows += [(f"risk, {risk.name}", risk.said) for risk in self.risks]
         for part in cls.owned[:SHOWN]:
             entries = ", ".join(
                 f"{name} ({n} each{', up to sign' if name in part.turned else ''})"
@@ -149,12 +183,14 @@ class GraphComplexity(Result):
             "bounds": [{**b._asdict(), "vacuous": b.vacuous} for b in self.bounds],
             "units": [part._asdict() for part in self.cls.owned], "exponent": self.exponent,
             "bases": [basis._asdict() for basis in self.cls.bases],
+            "risks": [{**risk._asdict(), "vacuous": risk.vacuous} for risk in self.risks],
         }  # fmt: skip
 
     def check(self) -> bool:
         """Compute the class and its symmetries again."""
         again = GraphComplexity(
-            self.status, self.graph, self.cls.again(), self.chosen, self.samples, self.accuracy, self.delta
+            self.status, self.graph, self.cls.again(), self.chosen, self.samples, self.accuracy, self.delta,
+            self.at, self.classes,
         )  # fmt: skip
         return again.data() == self.data()
 
@@ -175,7 +211,13 @@ class GraphComplexity(Result):
 
 
 def complexity(
-    graph: Graph, bound: Any, input_bound: Any, samples: Any, accuracy: Real, delta: Real
+    graph: Graph,
+    bound: Any,
+    input_bound: Any,
+    samples: Any,
+    accuracy: Real,
+    delta: Real,
+    targets: Any = None,
 ) -> GraphComplexity:
     """See `api.complexity`."""
     if not accuracy > 0 or not 0 < delta < 1:
@@ -190,8 +232,16 @@ def complexity(
     _ = cls.sensitivities  # which names a node that is in the way
     if bound is not None:
         cls = cls.with_bounds(_given(cls, bound))
-    count, _ = sampled(samples, _entries(graph), limit, "inf")
-    return GraphComplexity("bounded", graph, cls, bound is None, count, accuracy, delta)
+    count, data = sampled(samples, _entries(graph), limit, "inf")
+    at, classes = None, 0
+    if targets is not None:
+        if data is None:
+            raise ArgumentError(Asked("targets"), " are classes of samples=Samples(x)")
+        outputs = first_outputs(graph, data)
+        at, classes = margins(outputs, targets), outputs.shape[1]
+    return GraphComplexity(
+        "bounded", graph, cls, bound is None, count, accuracy, delta, at, classes
+    )
 
 
 def _entries(graph: Graph) -> int | None:
@@ -222,5 +272,6 @@ def _direct(cls: GraphClass, name: str, price: float) -> Callable[[Real, Real], 
     """The best gap over accuracies 1, 1/2, 1/4, ..., at the price of trying them all; delta exp(-price) is
     left for one choice of bounds.
     """
-    found = [(2.0**-k, price + cls.log_coverings(Fraction(1, 2**k))[name]) for k in range(SCALES)]
-    return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
+    found = [(2.0**-k, cls.log_coverings(Fraction(1, 2**k))[name]) for k in range(SCALES)]
+    gap = over_accuracies(found, price)
+    return lambda n, delta: gap(n, delta, 1.0)

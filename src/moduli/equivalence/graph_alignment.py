@@ -264,6 +264,15 @@ def _batches(
     return list(x.reshape(-1, shape[0], *sizes))
 
 
+def first_outputs(graph: Graph, x: Array) -> Array:
+    """Of samples, rows of the only input: the first output, a row each.
+
+    Raises:
+        ShapeError: the graph has other inputs, or samples do not fit.
+    """
+    return _outputs(graph, _batches(graph, Samples(x), 0, AT_ONCE))
+
+
 def _outputs(graph: Graph, feeds: list[Array]) -> Array:
     found = [graph({graph.inputs[0]: x})[graph.outputs[0]] for x in feeds]
     whole = np.concatenate([np.asarray(y, dtype=np.float64) for y in found])

@@ -1215,6 +1215,11 @@ def align(
     help="Number of training samples, or the samples (.npz, .npy, .csv).",
 )
 @click.option(
+    "--targets",
+    metavar="FILE",
+    help="Classes of the samples, from 0 (.npy, or the last column of a .csv): bounds of the risk of a wrong one.",
+)
+@click.option(
     "--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number."
 )
 @click.option(
@@ -1229,8 +1234,8 @@ def align(
 )
 @_options("json", "quiet", *_SOURCE)
 def complexity(
-    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
-    out: str | None, as_json: bool, quiet: bool, **source: Any,
+    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, targets: str | None,
+    accuracy: float, delta: float, out: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Covering numbers and bounds on generalisation.
 
@@ -1249,6 +1254,7 @@ def complexity(
             input_bound=input_bound,
             norm=norm,
             samples=_samples(samples),
+            targets=None if targets is None else _classes(targets),
             accuracy=accuracy,
             delta=delta,
         )
@@ -1281,6 +1287,19 @@ def _samples(text: str | None) -> int | Samples | None:
         raise ValueError(
             f"--samples {text}: write a number, or FILE.npz, FILE.npy or FILE.csv"
         ) from None
+
+
+def _classes(file: str) -> Any:
+    """Class numbers of samples."""
+    from moduli.common.files import load_array
+    from moduli.formats.tables import read_table
+
+    ending = suffix_of(file)[0]
+    if ending == ".npy":
+        return load_array(Path(file)).ravel()
+    if ending == ".csv":
+        return read_table(file).targets(None)
+    raise ValueError(f"--targets {file}: write FILE.npy or FILE.csv with a class for each sample")
 
 
 @cli.command()
