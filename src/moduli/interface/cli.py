@@ -1140,6 +1140,11 @@ def _write_checkpoint(found: CheckpointAlignment | CheckpointForm, out: str) -> 
     type=click.FloatRange(0, 1),
     help="Write the network at T from A (0) to B (1) instead.",
 )
+@click.option(
+    "--statistics",
+    metavar="FILE",
+    help="With --merge: inputs on which batch norms of a graph get new means and variances.",
+)
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def align(
     a: str,
@@ -1147,6 +1152,7 @@ def align(
     out: str,
     by: str,
     merge: float | None,
+    statistics: str | None,
     on: str,
     as_json: bool,
     quiet: bool,
@@ -1163,13 +1169,16 @@ def align(
     A and B may be folders with checkpoints of language models: then the answer says whether one is a disguised
     copy of the other, layer by layer, and OUT is a .safetensors file.
     """
+    from moduli.common.graph import Graph
     from moduli.equivalence.checkpoint_alignment import CheckpointAlignment
     from moduli.formats.checkpoint_files import open_checkpoint
 
     if open_checkpoint(a) is not None or open_checkpoint(b) is not None:
         _require_checkpoint_suffix(a, out)
-        if merge is not None or on != "all":
-            raise ValueError("--merge and --on are not for checkpoints; leave them out")
+        if merge is not None or statistics is not None or on != "all":
+            raise ValueError(
+                "--merge, --statistics and --on are not for checkpoints; leave them out"
+            )
         with bar(quiet) as progress:
             copy = mo.align(a, b, by=by, progress=progress, **_asked(**source))
         assert isinstance(copy, CheckpointAlignment)
@@ -1178,6 +1187,11 @@ def align(
     nets = _load_each([a, b], **source)
     _require_suffix(nets[0], a, out)
     domain = _domain(on)
+    renewing = {}
+    if statistics is not None:
+        if merge is None or not isinstance(nets[0], Graph):
+            raise ValueError(f"--statistics {statistics}: of graphs with batch norms, with --merge")
+        renewing["statistics"] = _domain(statistics)
     if isinstance(domain, mo.Box):
         raise ValueError(
             f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
@@ -1186,7 +1200,7 @@ def align(
         found: Any = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
         barrier = None if domain is None else found.barrier(domain, seed=seed)
     with writing(Path(out)):
-        moved = found.network if merge is None else found.merge(merge)
+        moved = found.network if merge is None else found.merge(merge, **renewing)
         target = _saved(moved, out)
     extra = (
         {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
