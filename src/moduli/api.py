@@ -956,6 +956,7 @@ def complexity(
     bound: Any = None,
     input_bound: float | int = 1.0,
     samples: int | Samples | None = None,
+    targets: Any = None,
     accuracy: float | int = 0.1,
     delta: float | int = 0.05,
     norm: str = "inf",
@@ -973,7 +974,8 @@ def complexity(
             one per layer): 1 by default for widths, the largest entry of each layer for a model,
             which pays for having been chosen after training.
         input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs
-            themselves.
+            themselves. targets: class numbers of these, whole: then `.risks` bounds how often a class is wrong on new
+            inputs (a code for the stored numbers, a cover and a union over margins, fresh samples).
         accuracy: of the covering number. delta: bounds on the gap hold with probability 1 -
             delta.
 
@@ -1003,10 +1005,10 @@ def complexity(
                 Asked("norm", norm), ": inputs of a graph are bounded in the sup norm; leave it out"
             )
         return graph_complexity.complexity(
-            net_or_widths, bound, input_bound, samples, accuracy, delta
+            net_or_widths, bound, input_bound, samples, accuracy, delta, targets
         )
     return complexity_table.complexity(
-        net_or_widths, activation, bound, input_bound, samples, accuracy, delta, norm
+        net_or_widths, activation, bound, input_bound, samples, accuracy, delta, norm, targets
     )
 
 

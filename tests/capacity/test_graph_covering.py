@@ -19,6 +19,7 @@ from torch import nn
 
 import moduli as mo
 from moduli.capacity.graph_covering import GraphClass
+from moduli.equivalence.graph_scales import gauges
 from moduli.equivalence.graph_units import UnitSets
 from moduli.formats import load_as_written
 from moduli.interface import cli
@@ -219,6 +220,10 @@ def small(kind):
         return nn.Sequential(nn.Linear(1, 3), nn.GELU(), nn.Linear(3, 1)), (1,)
     if kind == "convolution":
         return nn.Sequential(nn.Conv1d(1, 3, 2, bias=False), nn.SiLU(), nn.Conv1d(3, 1, 2)), (1, 4)
+    if kind == "odd":  # rows of weights and a bias up to sign
+        return nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)), (1,)
+    if kind == "odd convolution":
+        return nn.Sequential(nn.Conv1d(1, 2, 2, bias=False), nn.Tanh(), nn.Conv1d(2, 2, 1)), (1, 4)
     if kind == "depthwise":
         return nn.Sequential(nn.Conv1d(1, 3, 1), nn.SiLU(), nn.Conv1d(3, 3, 1, groups=3, bias=False), nn.SiLU(),
                              nn.Conv1d(3, 1, 1, bias=False)), (1, 3)  # fmt: skip
@@ -237,48 +242,67 @@ def small(kind):
     return Skip(), (1,)
 
 
-SMALL = ("two layers", "three units", "convolution", "depthwise", "residual")
+SMALL = (
+    "two layers",
+    "three units",
+    "convolution",
+    "odd",
+    "odd convolution",
+    "depthwise",
+    "residual",
+)
+
+
+def moved_by(part, graph, names, shapes, ends, order=None, sign=None):
+    """Where each number comes from, and its sign, if units are put in an order or turned."""
+    members, index, turned = part.members.tolist(), [], []
+    for name, start in zip(names, ends, strict=False):
+        at = np.arange(start, start + math.prod(shapes[name])).reshape(shapes[name])
+        signs = np.ones(shapes[name], int)
+        for (other, axis), labels in part.units.places.items():
+            if other != name:
+                continue
+            if order is not None:
+                to = np.arange(len(labels))
+                for k, unit in enumerate(members):
+                    to[labels == unit] = np.flatnonzero(labels == members[order[k]])
+                at = np.take(at, to, axis=axis)
+            if sign is not None and sign[0].powers.get((name, axis), 0) % 2:
+                along = np.where(labels == members[sign[1]], -1, 1)
+                signs = signs * along.reshape([-1 if k == axis else 1 for k in range(signs.ndim)])
+        index.append(at.ravel())
+        turned.append(signs.ravel())
+    return np.concatenate(index), np.concatenate(turned)
 
 
 def orbits(cls, cells):
-    """Grid points up to all orders of units, one by one."""
+    """Grid points up to all orders of units and free signs, one by one: centres are odd or even numbers about 0."""
     names = sorted(cls.bounds)
     shapes = {name: cls.graph.constants[name].shape for name in names}
-    sizes = [cls.sizes[name] for name in names]
-    ends = np.cumsum([0, *sizes])
-    moves = []
-    for part in UnitSets.of(cls.graph).sets:
-        members = part.members.tolist()
-        for order in itertools.permutations(range(len(members))):
-            index = []
-            for name, start in zip(names, ends, strict=False):
-                at = np.arange(start, start + cls.sizes[name]).reshape(shapes[name])
-                for (other, axis), labels in part.units.places.items():
-                    if other == name:
-                        to = np.arange(len(labels))
-                        for k, unit in enumerate(members):
-                            to[labels == unit] = np.flatnonzero(labels == members[order[k]])
-                        at = np.take(at, to, axis=axis)
-                index.append(at.ravel())
-            moves.append(np.concatenate(index))
-    group = {tuple(range(ends[-1]))}
-    waiting = list(group)
+    ends = np.cumsum([0, *(cls.sizes[name] for name in names)])
+    moves, sets = [], UnitSets.of(cls.graph)
+    for part in sets.sets:
+        for order in itertools.permutations(range(len(part.members))):
+            moves.append(moved_by(part, cls.graph, names, shapes, ends, order=order))
+    for gauge in gauges(sets):
+        for k in range(len(gauge.part.members) if gauge.sign and not gauge.joint else 0):
+            moves.append(moved_by(gauge.part, cls.graph, names, shapes, ends, sign=(gauge, k)))
+    still = np.arange(ends[-1]), np.ones(ends[-1], int)
+    group, waiting = {(tuple(still[0]), tuple(still[1]))}, [still]
     while waiting:
-        one = np.array(waiting.pop())
-        for move in moves:
-            found = tuple(one[move].tolist())
-            if found not in group:
-                group.add(found)
+        one = waiting.pop()
+        for index, signs in moves:
+            found = one[0][index], one[1][index] * signs
+            key = tuple(found[0].tolist()), tuple(found[1].tolist())
+            if key not in group:
+                group.add(key)
                 waiting.append(found)
-    points = np.array(
-        list(
-            itertools.product(
-                *(range(cells[name]) for name in names for _ in range(cls.sizes[name]))
-            )
-        )
-    )
-    weight = max(cells.values()) ** np.arange(ends[-1])
-    least = np.min([points[:, list(g)] @ weight for g in group], axis=0)
+    axes = [
+        range(1 - cells[name], cells[name], 2) for name in names for _ in range(cls.sizes[name])
+    ]
+    points = np.array(list(itertools.product(*axes)))
+    weight = (2 * max(cells.values()) + 1) ** np.arange(ends[-1])
+    least = np.min([(points[:, list(g)] * np.array(t)) @ weight for g, t in group], axis=0)
     return len(np.unique(least)), len(points), len(group)
 
 
@@ -287,6 +311,9 @@ def test_orbits_by_brute_force(kind, monkeypatch):
     module, shape = small(kind)
     cls = mo.complexity(graph_of(module, shape)).cls
     cells = {name: 2 if cls.parameters < 16 else 1 for name in cls.bounds}
+    if kind.startswith("odd"):
+        cells = {name: 3 if len(cls.graph.constants[name].shape) > 1 else 2 for name in cls.bounds}
+        assert any(part.turned for part in cls.owned)
     monkeypatch.setattr(GraphClass, "cells", lambda self, eps: cells)
     counted, points, group = orbits(cls, cells)
     found = math.exp(cls.log_permuted(Fraction(1)))

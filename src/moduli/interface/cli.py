@@ -1150,6 +1150,11 @@ def _write_checkpoint(found: CheckpointAlignment | CheckpointForm, out: str) -> 
     type=click.FloatRange(0, 1),
     help="Write the network at T from A (0) to B (1) instead.",
 )
+@click.option(
+    "--statistics",
+    metavar="FILE",
+    help="With --merge: inputs on which batch norms of a graph get new means and variances.",
+)
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def align(
     a: str,
@@ -1157,6 +1162,7 @@ def align(
     out: str,
     by: str,
     merge: float | None,
+    statistics: str | None,
     on: str,
     as_json: bool,
     quiet: bool,
@@ -1173,13 +1179,16 @@ def align(
     A and B may be folders with checkpoints of language models: then the answer says whether one is a disguised
     copy of the other, layer by layer, and OUT is a .safetensors file.
     """
+    from moduli.common.graph import Graph
     from moduli.equivalence.checkpoint_alignment import CheckpointAlignment
     from moduli.formats.checkpoint_files import open_checkpoint
 
     if open_checkpoint(a) is not None or open_checkpoint(b) is not None:
         _require_checkpoint_suffix(a, out)
-        if merge is not None or on != "all":
-            raise ValueError("--merge and --on are not for checkpoints; leave them out")
+        if merge is not None or statistics is not None or on != "all":
+            raise ValueError(
+                "--merge, --statistics and --on are not for checkpoints; leave them out"
+            )
         with bar(quiet) as progress:
             copy = mo.align(a, b, by=by, progress=progress, **_asked(**source))
         assert isinstance(copy, CheckpointAlignment)
@@ -1188,6 +1197,11 @@ def align(
     nets = _load_each([a, b], **source)
     _require_suffix(nets[0], a, out)
     domain = _domain(on)
+    renewing = {}
+    if statistics is not None:
+        if merge is None or not isinstance(nets[0], Graph):
+            raise ValueError(f"--statistics {statistics}: of graphs with batch norms, with --merge")
+        renewing["statistics"] = _domain(statistics)
     if isinstance(domain, mo.Box):
         raise ValueError(
             f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
@@ -1196,7 +1210,7 @@ def align(
         found: Any = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
         barrier = None if domain is None else found.barrier(domain, seed=seed)
     with writing(Path(out)):
-        moved = found.network if merge is None else found.merge(merge)
+        moved = found.network if merge is None else found.merge(merge, **renewing)
         target = _saved(moved, out)
     extra = (
         {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
@@ -1225,6 +1239,11 @@ def align(
     help="Number of training samples, or the samples (.npz, .npy, .csv).",
 )
 @click.option(
+    "--targets",
+    metavar="FILE",
+    help="Classes of the samples, from 0 (.npy, or the last column of a .csv): bounds of the risk of a wrong one.",
+)
+@click.option(
     "--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number."
 )
 @click.option(
@@ -1239,8 +1258,8 @@ def align(
 )
 @_options("json", "quiet", *_SOURCE)
 def complexity(
-    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
-    out: str | None, as_json: bool, quiet: bool, **source: Any,
+    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, targets: str | None,
+    accuracy: float, delta: float, out: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Covering numbers and bounds on generalisation.
 
@@ -1259,6 +1278,7 @@ def complexity(
             input_bound=input_bound,
             norm=norm,
             samples=_samples(samples),
+            targets=None if targets is None else _classes(targets),
             accuracy=accuracy,
             delta=delta,
         )
@@ -1291,6 +1311,19 @@ def _samples(text: str | None) -> int | Samples | None:
         raise ValueError(
             f"--samples {text}: write a number, or FILE.npz, FILE.npy or FILE.csv"
         ) from None
+
+
+def _classes(file: str) -> Any:
+    """Class numbers of samples."""
+    from moduli.common.files import load_array
+    from moduli.formats.tables import read_table
+
+    ending = suffix_of(file)[0]
+    if ending == ".npy":
+        return load_array(Path(file)).ravel()
+    if ending == ".csv":
+        return read_table(file).targets(None)
+    raise ValueError(f"--targets {file}: write FILE.npy or FILE.csv with a class for each sample")
 
 
 @cli.command()
