@@ -670,7 +670,7 @@ def minimal_networks(net: Any, **reading: Unpack[Reading]) -> MinimalNetworks:
 
     Raises:
         UnsupportedModel: other layers or activations. Undecided: several outputs, or so many hyperplanes
-        that the sides of units cannot be tried (about 36, with two units more about 22).
+        that the sides of units cannot be tried (more than 38, with one unit more 29, with two more 23).
 
     >>> import moduli as mo
     >>> hat = mo.Network.mlp([[1.0], [1.0], [1.0]], [0.0, -1.0, -2.0], [[1.0, -2.0, 1.0]], [0.0], activation="relu")

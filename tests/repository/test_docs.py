@@ -15,6 +15,7 @@ import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,26 @@ def broken(page: Path, text: str) -> list[str]:
         if not path.exists() or (anchor and path.suffix == ".md" and anchor not in anchors(path)):
             out.append(link)
     return out
+
+
+def test_tables_stand_between_empty_lines():
+    """Else what follows is a row of the table, and what stands before is none of it."""
+    pages = [
+        *ROOT_PAGES,
+        *PAGES,
+        *sorted((ROOT / "benchmarks").rglob("*.md")),
+        *(ROOT / "changelog.d").glob("*.md"),
+    ]
+    wrong = list[str]()
+    for path in pages:
+        text = re.sub(
+            r"(?ms)^```.*?^```$", lambda code: "\n" * code[0].count("\n"), path.read_text()
+        )
+        lines = ["", *text.split("\n"), ""]
+        for number, (one, two) in enumerate(pairwise(lines)):
+            if one.startswith("|") != two.startswith("|") and (one + two).strip() not in (one, two):
+                wrong.append(f"{name(path)}:{number}")
+    assert not wrong
 
 
 @pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=name)

@@ -90,6 +90,11 @@ def test_a_run_by_its_configuration(tmp_path):
     assert done == job()["result"]
     with pytest.raises(ArgumentError, match=r"image=\[1, 9, 8\]: samples have 64 entries, not 72"):
         prunability("digits", 4, 0, image=[1, 9, 8], steps=1)
+    for image in ([1, 8, 8], None):
+        with pytest.raises(ArgumentError, match="depth=0: a whole number from 1 on"):
+            prunability("digits", 4, 0, image=image, depth=0, steps=1)
+    with pytest.raises(ArgumentError, match=r"image=\[64\]: channels, height and width"):
+        prunability("digits", 4, 0, image=[64], steps=1)
     for bad in ("[8, 8]", '"8x8"', "[1, 0, 8]", "[1, 8, true]"):
         (tmp_path / "filters.toml").write_text(
             f'data = "digits"\nwidth = 4\nimage = {bad}\n[[runs]]\nname = "a"\n'
