@@ -2,7 +2,7 @@
     allows: the checker of that claim, and the theorem that it is sound. *)
 
 From Coq Require Import ZArith QArith Qreals Reals Lra Lia List Bool.
-From Moduli Require Import Numbers Activations Networks Terms Slack Checker Shallow.
+From Moduli Require Import Numbers Activations Networks Terms Slack Checker Shallow Sussmann.
 Import ListNotations.
 Open Scope R_scope.
 
@@ -100,10 +100,13 @@ Proof.
   pose proof (columns_sized _ _ G) as C. fold (outgoing_columns l m) in C.
   assert (D : Forall (fun c => length c = length (map Q2R (map snd (rows m)))) (outgoing_columns l m)).
   { apply Forall_impl with (2 := C). intros c L. rewrite L, !map_length. reflexivity. }
-  clear G C. generalize dependent (outgoing_columns l m). unfold fits in F. induction (rows l) as [|r rs IH]; intros cs D; [constructor|].
+  clear G C. generalize dependent (outgoing_columns l m). unfold fits in F.
+  induction (rows l) as [|r rs IH]; intros cs D; [constructor|].
   destruct cs as [|c cs]; [constructor|]. cbn [forallb] in F. apply andb_true_iff in F as [E F].
   inversion D; subst. cbn [stored_units]. constructor; [|apply IH; assumption].
-  cbn [stored_unit incoming outgoing]. split; [rewrite map_length; apply Nat.eqb_eq, E | rewrite map_length; assumption].
+  cbn [stored_unit incoming outgoing]. split; rewrite map_length.
+  - apply Nat.eqb_eq, E.
+  - assumption.
 Qed.
 
 Lemma length_stored : forall l m, fits (length (rows l)) (rows m) = true ->
@@ -111,7 +114,8 @@ Lemma length_stored : forall l m, fits (length (rows l)) (rows m) = true ->
 Proof.
   intros l m G. apply fits_first in G. apply columns_length in G.
   unfold stored; cbn [units]. fold (outgoing_columns l m) in G. revert G.
-  generalize (outgoing_columns l m). induction (rows l) as [|r rs IH]; intros [|c cs] L; try discriminate; [reflexivity|].
+  generalize (outgoing_columns l m).
+  induction (rows l) as [|r rs IH]; intros [|c cs] L; try discriminate; [reflexivity|].
   cbn [stored_units length]. f_equal. apply IH. cbn in L. lia.
 Qed.
 
@@ -301,12 +305,12 @@ Proof. intros [] E; try discriminate; [left | right]; reflexivity. Qed.
 
 (** No network of one hidden layer of tanh, or of sigmoids, that is the function of the large one has
     fewer units than the small one. *)
-Theorem fewest_sound : forall p, accepts_fewest p = true -> sussmann (inputs p) ->
+Theorem fewest_sound : forall p, accepts_fewest p = true ->
   forall s rival, s = tanh \/ s = sigmoid -> sized (inputs p) rival ->
   (forall x, length x = inputs p -> run s rival x = eval other (large p) x) ->
   exists l m, small p = [l; m] /\ (length (rows l) <= length (units rival))%nat.
 Proof.
-  intros p E Theorem_ s rival Tanh Sized Equal. unfold accepts_fewest in E.
+  intros p E s rival Tanh Sized Equal. unfold accepts_fewest in E.
   apply andb_true_iff in E as [Acc E]. unfold has_fewest in E.
   destruct (domain p) as [|]; [|discriminate].
   destruct (small p) as [|l [|m [|]]]; try discriminate.
@@ -336,7 +340,7 @@ Proof.
     rewrite Len. cbn [eval]. apply length_applied. }
   rewrite <- (length_stored _ _ U), <- Units1.
   replace (length (units rival)) with (length (units yours)) by (rewrite Units2; reflexivity).
-  apply Theorem_; [exact Sized1 | exact Sized2 | apply Irr1, stored_irreducible, Irr |].
+  apply (sussmann_holds (inputs p)); [exact Sized1 | exact Sized2 | apply Irr1, stored_irreducible, Irr |].
   intros x L. rewrite Run1, Run2. rewrite <- L in Stored, Sized, Sized1.
   rewrite stored_run by assumption. apply by_entries.
   - rewrite length_run. cbn [eval]. rewrite length_applied. unfold shifted; cbn [constants].
@@ -352,3 +356,14 @@ Proof.
 Qed.
 
 End Meaning.
+
+(** Without hypotheses, as `checker_sound_defined`. *)
+Theorem fewest_sound_defined : forall p, accepts_fewest p = true -> all_defined (large p) = true ->
+  forall other s rival, s = tanh \/ s = sigmoid -> sized (inputs p) rival ->
+  (forall x, length x = inputs p -> run s rival x = eval other (large p) x) ->
+  exists l m, small p = [l; m] /\ (length (rows l) <= length (units rival))%nat.
+Proof.
+  intros p E D other s rival T S H.
+  apply (fewest_sound example example_lawful p E s rival T S).
+  intros x L. rewrite (H x L). apply eval_defined, D.
+Qed.

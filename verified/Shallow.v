@@ -1,4 +1,5 @@
-(** Networks of one hidden layer with any real parameters, and what Sussmann's theorem says of them. *)
+(** Networks of one hidden layer with any real parameters, and what Sussmann's theorem (`Sussmann.v`)
+    says of them. *)
 
 From Coq Require Import Reals Lra Lia List.
 From Moduli Require Import Activations Networks.
@@ -39,7 +40,7 @@ Definition irreducible (net : shallow) : Prop :=
   /\ ForallOrdPairs (fun u v => ~ twins u v) (units net).
 
 (** H. J. Sussmann, Uniqueness of the weights for minimal feedforward nets with a given input-output
-    map, Neural Networks 5 (1992): an irreducible network of tanh is minimal. *)
+    map, Neural Networks 5 (1992): an irreducible network of tanh is minimal. There for one output. *)
 Definition sussmann (n : nat) : Prop :=
   forall net rival, sized n net -> sized n rival -> irreducible net ->
     (forall x, length x = n -> run tanh net x = run tanh rival x) ->

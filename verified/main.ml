@@ -291,8 +291,8 @@ let statement claim =
   Printf.printf "small: %s, %s\nlarge: %s, %s\n" (widths claim.proof small) claim.of_small
     (widths claim.proof large) claim.of_large;
   if claim.fewest then
-    print_endline "fewest units: no network of one hidden layer of tanh or of sigmoids that is the function of large\n\
-                   has fewer than small, if Sussmann's theorem holds (README.md)";
+    print_endline "fewest units: no network of one hidden layer of tanh or of sigmoids that is the function of large \
+                   has fewer than small";
   if all_defined large && all_defined small then
     print_endline "hypotheses: none about activations"
   else
