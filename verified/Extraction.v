@@ -1,7 +1,7 @@
 (** The checker as OCaml: Z and positive are Zarith's integers. *)
 
 From Coq Require Import ZArith QArith Extraction ExtrOcamlBasic ExtrOcamlZBigInt.
-From Moduli Require Import Numbers Activations Networks Terms Slack Checker.
+From Moduli Require Import Numbers Activations Networks Terms Slack Checker Fewest.
 
 (* Beside those of ExtrOcamlZBigInt: equality, and the division by a greatest common divisor. *)
 Extract Constant Pos.eqb => "Big_int_Z.eq_big_int".
@@ -10,4 +10,4 @@ Extract Constant Z.ggcd => "Big_int_Z.(fun a b ->
   if sign_big_int g = 0 then (g, (zero_big_int, zero_big_int))
   else (g, (div_big_int a g, div_big_int b g)))".
 
-Extraction "checker.ml" verdict_of all_defined.
+Extraction "checker.ml" verdict_of has_fewest all_defined.

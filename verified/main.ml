@@ -214,7 +214,14 @@ let rec cuts source =
       Halves (input, cut, below, cuts source)
   | other -> unreadable (Printf.sprintf "%S is no part" other) at
 
-type claim = { of_large : string; of_small : string; output_map : string; proof : proof }
+(* An optional word. *)
+let says source wanted =
+  let at = source.at in
+  let found = word source = wanted in
+  if not found then source.at <- at;
+  found
+
+type claim = { of_large : string; of_small : string; output_map : string; fewest : bool; proof : proof }
 
 let claim source =
   expect source "moduli-proof";
@@ -233,6 +240,7 @@ let claim source =
   let claimed_constant = rational source in
   expect source "growth";
   let claimed_growth = rational source in
+  let fewest = says source "fewest" in
   let ((_, large) as named_large) = network source "large" in
   let of_large = digest named_large width output_map source.at in
   let ((_, small) as named_small) = network source "small" in
@@ -242,7 +250,7 @@ let claim source =
   expect source "end";
   String.iteri (fun i c -> if i >= source.at && not (blank c) then unreadable "text behind the end" i)
     source.text;
-  { of_large; of_small; output_map;
+  { of_large; of_small; output_map; fewest;
     proof = { inputs; domain; cuts; large; small; large_links; small_links; claimed_constant; claimed_growth } }
 
 (* Printing ----------------------------------------------------------------------------------------- *)
@@ -282,6 +290,9 @@ let statement claim =
     claim.output_map;
   Printf.printf "small: %s, %s\nlarge: %s, %s\n" (widths claim.proof small) claim.of_small
     (widths claim.proof large) claim.of_large;
+  if claim.fewest then
+    print_endline "fewest units: no network of one hidden layer of tanh or of sigmoids that is the function of large \
+                   has fewer than small";
   if all_defined large && all_defined small then
     print_endline "hypotheses: none about activations"
   else
@@ -313,6 +324,8 @@ let () =
       try
         let claim = claim { text = contents path; at = 0 } in
         match verdict_of claim.proof with
+        | Proved when claim.fewest && not (has_fewest claim.proof) ->
+            fail 1 "rejected: units are claimed to be fewest, and what the links leave is not seen to be irreducible"
         | Proved -> statement claim
         | other -> fail 1 ("rejected: " ^ refusal claim other)
       with

@@ -43,6 +43,7 @@ class Proof:
     small_links: list[Link] = field(default_factory=list)
     domain: list[tuple[Fraction, Fraction]] = field(default_factory=list)
     cuts: list[tuple[int, Fraction] | None] = field(default_factory=lambda: [None])
+    fewest: bool = False  # units are claimed to be
 
 
 # Reading and writing --------------------------------------------------------------------------------------------
@@ -50,12 +51,21 @@ class Proof:
 
 class _Words:
     def __init__(self, text: str) -> None:
-        self.rest = iter(text.split())
+        self.words = text.split()
+        self.rest = iter(self.words)
+        self.taken = 0
 
     def take(self, wanted: str | None = None) -> str:
         found = next(self.rest)
+        self.taken += 1
         assert wanted is None or found == wanted, f"{found}, not {wanted}"
         return found
+
+    def maybe(self, wanted: str) -> bool:
+        there = self.words[self.taken] == wanted
+        if there:
+            self.take()
+        return there
 
     def count(self) -> int:
         return int(self.take())
@@ -108,11 +118,12 @@ def read(text: bytes) -> Proof:
     constant = words.fraction()
     words.take("growth")
     growth = words.fraction()
+    fewest = words.maybe("fewest")
     nets = [words.named(name, words.layer) for name in ("large", "small")]
     links = [words.named(f"{name}-links", words.link) for name in ("large", "small")]
     words.take("end")
     assert next(words.rest, None) is None
-    return Proof(output_map, inputs, constant, growth, *nets, *links, domain, cuts)
+    return Proof(output_map, inputs, constant, growth, *nets, *links, domain, cuts, fewest)
 
 
 def _rational(q: Fraction) -> str:
@@ -143,6 +154,7 @@ def written(proof: Proof) -> bytes:
         *("whole" if c is None else f"halves {c[0]} {_rational(c[1])}" for c in proof.cuts),
     ]
     lines += [f"constant {_rational(proof.constant)}", f"growth {_rational(proof.growth)}"]
+    lines += ["fewest"] if proof.fewest else []
     for name, net in (("large", proof.large), ("small", proof.small)):
         lines.append(f"{name} {len(net)}")
         for layer in net:
@@ -176,6 +188,26 @@ def linked(net: list[Layer], link: Link) -> list[Layer]:
     place, units, behind = link
     new = [] if units is None else [units]
     return [*net[:place], *new, (net[place + 1][0], behind), *net[place + 2 :]]
+
+
+def rank(net: list[Layer]) -> int:
+    """How many units of tanh or sigmoids the function of a network of one hidden layer needs: rows up
+    to sign whose columns have another sum than zero.
+    """
+    (name, rows), (_, behind) = net
+    assert name in ("tanh", "sigmoid")
+    sums = dict[tuple[Fraction, ...], list[Fraction]]()
+    for u, (weights, bias) in enumerate(rows):
+        first = next((q for q in weights if q), Fraction(0))
+        sign = (first > 0) - (first < 0)
+        if sign:
+            key = tuple(sign * q for q in (*weights, bias))
+            column = [sign * ends[u] for ends, _ in behind]
+            sums[key] = [
+                p + q
+                for p, q in zip(sums.get(key, [Fraction(0)] * len(column)), column, strict=True)
+            ]
+    return sum(any(column) for column in sums.values())
 
 
 def for_oracle(net: list[Layer]) -> Any:
@@ -380,6 +412,8 @@ def bent(proof: Proof, rng: np.random.Generator) -> Proof:
     nets = [found.large, found.small]
     steps = found.large_links + found.small_links
     kind = rng.integers(8 if not found.domain else 11)
+    if rng.integers(8) == 0:
+        found.fewest = not found.fewest
     links = found.large_links if rng.integers(2) or not found.small_links else found.small_links
     if kind == 0 and links:
         del links[rng.integers(len(links))]

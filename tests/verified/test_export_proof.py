@@ -63,6 +63,12 @@ def test_the_text_holds_what_was_given_and_links_that_keep_the_function(case):
     slack = claim(case).slack
     assert (found.constant, found.growth) == (Fraction(slack.constant), Fraction(slack.growth))
     assert (len(found.large_links), len(found.small_links)) == exported.links
+    assert found.fewest == exported.fewest
+    shallow = [str(layer.activation) for layer in case.small.layers] in (
+        ["tanh", "identity"],
+        ["sigmoid", "identity"],
+    )
+    assert found.fewest == (claim(case).minimal and shallow and not found.domain)
     at = texts.points(found, np.random.default_rng(1))
     for net, links in ((found.large, found.large_links), (found.small, found.small_links)):
         for step in steps(net, links):
@@ -184,7 +190,7 @@ def test_the_command_writes_the_file_and_prints_both_digests(files, tmp_path):
     assert texts.read(out.read_bytes()).large == texts.exact(large)
     code, printed = run("export-proof", *files, "zoo:digits-tanh-grid", "-o", out)
     assert code == 0
-    assert "not part of the text" in printed
+    assert "claimed in the text" in printed
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,130 @@ def test_dense_models_of_others_are_proved(judge, shared):
     assert seen > 15
 
 
+# Fewest units ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid"])
+@pytest.mark.parametrize("widths", [(1, 1, 1), (2, 3, 1), (3, 5, 4)])
+def test_units_are_proved_to_be_fewest(activation, widths, judge):
+    rng = np.random.default_rng(sum(widths))
+    parts = plants.minimal(rng, widths, [activation])
+    for kind in plants.kinds(activation):
+        plants.plant(rng, parts, 1, kind)
+    net = parts.network()
+    small = mo.compress(net)
+    assert small.network.units == widths[1]
+    exported = proof_text(small.certificate, small.network, net)
+    code, printed = judge(exported.text)
+    assert code == PROVED, printed
+    assert exported.fewest
+    assert "fewest units: no network" in printed
+
+
+def reducible(kind: str) -> tuple[texts.Layer, texts.Layer]:
+    """Three units of tanh, the last of which may go."""
+    rows = [[[2, 1], 0], [[1, -1], 1], [[1, 3], 1]]
+    behind = [[[1, 2, 1], 0], [[0, 1, -1], 3]]
+    if kind == "no outgoing weights":
+        for weights, _ in behind:
+            weights[2] = 0
+    elif kind == "no incoming weights":
+        rows[2][0] = [0, 0]
+    elif kind == "the row of another":
+        rows[2] = [[1, -1], 1]
+    elif kind == "minus the row of another":
+        rows[2] = [[-1, 1], -1]
+    exact = [[([Fraction(q) for q in w], Fraction(b)) for w, b in part] for part in (rows, behind)]
+    return ("tanh", exact[0]), ("identity", exact[1])
+
+
+def claimed_fewest(large, small, links=(), small_links=()):
+    inputs = len(large[0][1][0][0])
+    return texts.Proof(
+        "identity", inputs, Fraction(0), Fraction(0), list(large), list(small), list(links), list(small_links), fewest=True
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "no outgoing weights",
+        "no incoming weights",
+        "the row of another",
+        "minus the row of another",
+    ],
+)
+def test_a_network_that_is_reducible_has_not_the_fewest_units(kind, judge):
+    net = reducible(kind)
+    proof = claimed_fewest(net, net)
+    code, printed = judge(texts.written(proof))
+    assert code == REJECTED
+    assert "is not seen to be irreducible" in printed
+    proof.fewest = False
+    code, printed = judge(texts.written(proof))
+    assert code == PROVED
+    assert "fewest units" not in printed
+    honest = reducible("nothing")
+    assert judge(texts.written(claimed_fewest(honest, honest)))[0] == PROVED
+
+
+@pytest.mark.parametrize("wider", ["large", "small", "both"])
+def test_the_units_that_are_counted_are_those_of_the_small_network(wider, judge):
+    """What links leave is irreducible on both sides; a small network that links had to reduce is not."""
+    wide = reducible("the row of another")
+    (name, rows), (end, behind) = wide
+    narrow = (name, rows[:2]), (end, [([w[0], w[1] + w[2]], b) for w, b in behind])
+    link = texts.Link(0, narrow[0], narrow[1][1])
+    large = (narrow if wider == "small" else wide), ([] if wider == "small" else [link])
+    small = (narrow if wider == "large" else wide), ([] if wider == "large" else [link])
+    proof = claimed_fewest(large[0], small[0], large[1], small[1])
+    code, printed = judge(texts.written(proof))
+    assert (code == PROVED) == (wider == "large"), printed
+    proof.fewest = False
+    assert judge(texts.written(proof))[0] == PROVED
+
+
+@pytest.mark.parametrize("where", ["a box", "relu", "two hidden layers", "an activation behind"])
+def test_fewest_units_are_not_claimed_elsewhere(where, judge):
+    (name, rows), (end, behind) = reducible("nothing")
+    net = [(name, rows), (end, behind)]
+    if where == "relu":
+        net[0] = ("relu", rows)
+    elif where == "two hidden layers":
+        net = [
+            (name, rows),
+            (name, behind),
+            ("identity", [([Fraction(1), Fraction(2)], Fraction(0))]),
+        ]
+    proof = claimed_fewest(net, net)
+    if where == "a box":
+        proof.domain = [(Fraction(-1), Fraction(1))] * 2
+    elif where == "an activation behind":
+        proof.large = proof.small = [(name, rows), ("tanh", behind)]
+    assert judge(texts.written(proof))[0] in (REJECTED, UNREADABLE)
+    if where != "an activation behind":
+        proof.fewest = False
+        assert judge(texts.written(proof))[0] == PROVED
+
+
+MINIMAL = {
+    name: (net, moves)
+    for name, (net, moves, claim, _) in test_attack.FORGERIES.items()
+    if claim.get("minimal") and not {"region", "near", "changed", "apart"} & set(claim)
+}
+
+
+@pytest.mark.parametrize("name", sorted(MINIMAL))
+def test_forged_claims_of_fewest_units_are_rejected(name, judge):
+    net, moves = MINIMAL[name]
+    forger = texts.Forger(net)
+    links = [forger.link(move) for move in moves]
+    proof = claimed_fewest(texts.exact(net), forger.net(), links)
+    proof.constant = Fraction(1)
+    code, _ = judge(texts.written(proof))
+    assert code in (REJECTED, UNREADABLE)  # of thirds there is no network of floats
+
+
 # Values of tanh -------------------------------------------------------------------------------------------------
 
 
@@ -287,6 +411,8 @@ def test_bent_proofs_are_rejected_or_true(case, judge):
         rejected += code != PROVED
         if code == PROVED:
             assert texts.is_true(proof, texts.points(proof, rng)), printed
+            if proof.fewest:
+                assert len(proof.small[0][1]) == texts.rank(proof.large)
     assert rejected >= 20
 
 

@@ -57,6 +57,8 @@ class ProofText:
         text: what the file holds, ASCII.
         certificate, small, large: what it is about.
         links: how many layers are changed in either network, the large one first.
+        fewest: whether the text claims that no network of one hidden layer of tanh or of sigmoids that
+            is the function of the large one has fewer units than the small one.
     """
 
     text: bytes
@@ -64,12 +66,14 @@ class ProofText:
     small: Network
     large: Network
     links: tuple[int, int]
+    fewest: bool
 
 
 def proof_text(certificate: Certificate, small: Network, large: Network) -> ProofText:
     """The certificate of two chains as text for the verified checker; it is checked here first.
 
-    What comes back claims the slack alone: minimality is no part of it.
+    What comes back claims the slack, and that units are fewest where the certificate does so of one
+    hidden layer of tanh or of sigmoids on all inputs.
 
     Raises:
         CertificateRejected: the kernel rejects it.
@@ -91,8 +95,9 @@ def proof_text(certificate: Certificate, small: Network, large: Network) -> Proo
             "a slack of 0 is claimed beside values of tanh that are no rationals, in a network of "
             "several hidden layers; the verified checker rounds these values"
         )
-    text = _text(claim, small, large, large_links, small_links)
-    return ProofText(text, claim, small, large, (len(large_links), len(small_links)))
+    fewest = _fewest(claim, small, large, numbers)
+    text = _text(claim, fewest, small, large, large_links, small_links)
+    return ProofText(text, claim, small, large, (len(large_links), len(small_links)), fewest)
 
 
 def _require_understood(claim: Certificate) -> None:
@@ -101,6 +106,17 @@ def _require_understood(claim: Certificate) -> None:
             raise Undecided(f"the certificate is about {what}; {UNDERSTOOD}")
     if claim.region is not None and claim.region.cases:
         raise Undecided(f"signs are proved by cases and multipliers; {UNDERSTOOD}")
+
+
+def _fewest(claim: Certificate, small: Network, large: Network, numbers: _Numbers) -> bool:
+    """Whether the verified checker understands why units are fewest.
+
+    Links with rounded values leave a constant behind, which it allows where they end at the outputs.
+    """
+    if not claim.minimal or claim.region is not None or len(small.layers) != 2:
+        return False
+    exact = len(large.layers) == 2 or not numbers.rounded
+    return exact and small.activations[0].kind in ENCLOSED
 
 
 # Links ----------------------------------------------------------------------------------------------------------
@@ -250,6 +266,7 @@ def _near(kind: str, z: Fraction) -> Fraction:
 
 def _text(
     claim: Certificate,
+    fewest: bool,
     small: Network,
     large: Network,
     large_links: list[list[str]],
@@ -262,6 +279,7 @@ def _text(
         *_domain(claim.region),
         f"constant {_rational(claim.slack.constant)}",
         f"growth {_rational(claim.slack.growth)}",
+        *(["fewest"] if fewest else []),
     ]
     for name, net in (("large", large), ("small", small)):
         lines.append(f"{name} {len(net.layers)}")

@@ -831,7 +831,7 @@ def export_proof(
 
     Both networks stand in it in exact numbers, and what the moves do to their layers. Certificates of
     chains of dense layers on all inputs, or on a box where intervals show the signs; the text claims
-    their slack, and not that units are fewest.
+    their slack, and of one hidden layer of tanh or of sigmoids that units are fewest.
     The certificate is checked here first: rejected (exit code 1). What the verified checker does not
     understand is named (3, of a graph 4). See verified/README.md for what has to be trusted.
 
@@ -854,13 +854,14 @@ def export_proof(
     if quiet:
         return
     region = exported.certificate.region
+    minimal = "claimed in the text" if exported.fewest else "not part of the text"
     data: dict[str, Any] = {
         "schema": "moduli.export-proof/1", "written": out, "bytes": len(exported.text),
         "small": exported.small.digest, "large": exported.large.digest,
         "slack": asdict(exported.certificate.slack),
         "holds": "for all inputs" if region is None else f"on the box {region}",
         "links": {"large": exported.links[0], "small": exported.links[1]},
-        "minimal": "not part of the text" if exported.certificate.minimal else "not claimed",
+        "minimal": minimal if exported.certificate.minimal else "not claimed",
     }  # fmt: skip
     if as_json:
         return show_data(data)
