@@ -10,12 +10,14 @@ here as it is, and refused by whoever computes.
     DequantizeLinear -> Relu -> QuantizeLinear       runs in floats, one by one; likewise Clip
     DequantizeLinear -> MaxPool -> QuantizeLinear    the operator on integers, where both scales are one
 
-Add, Mul and AveragePool of int8 it leaves in floats on x86 processors, and then perhaps convolutions that
-read the same: such models are refused; those of uint8 are not.
+Integers with a sign it first makes such without on x86 processors, where each is read once; others stay, and
+operators between the two kinds stay in floats. So of int8 tensors that are read several times, and Add, Mul and
+AveragePool, are refused; those of uint8 are not.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,6 +54,8 @@ class Patterns:
         self.arrays = arrays
         self.outputs = {value.name for value in graph.output}
         self.makers = {name: node for node in graph.node for name in node.output}
+        self.uses = Counter(name for node in graph.node for name in node.input)
+        self.uses.update(self.outputs)
         self.readers: dict[str, list[Any]] = {}
         for node in graph.node:
             for name in dict.fromkeys(node.input):
@@ -113,10 +117,9 @@ class Patterns:
             return None, None
         found = []
         for name, other in zip([*node.input[1:3], "", ""][:2], (-np.inf, np.inf), strict=True):
-            array = self.arrays.get(name) if name else np.float32(other)
-            found.append(
-                None if array is None or np.size(array) != 1 else np.float32(np.ravel(array)[0])
-            )
+            array: Any = self.arrays.get(name) if name else np.float32(other)
+            known = array is not None and np.size(array) == 1
+            found.append(np.float32(np.ravel(array)[0]) if known else None)
         return found[0], found[1]
 
     def _inputs(self, node: Any, kind: str, rounds: Any) -> list[str] | None:
@@ -130,6 +133,14 @@ class Patterns:
         if kind in MOVES:
             same = all(map(self._equal, first[1:], end))
             return [first[0], *node.input[1:]] if same else None
+        if kind in CUTS:
+            low, high = self._ends(node)
+            return [*first, *end] if low is not None and high is not None and low <= high else None
+        if self._type(first) != self._type(["", *end]):  # it runs in floats
+            return None
+        signed = self._type(first) == np.int8
+        if signed:
+            self._require_ends(first[0], node.input[0], rounds.output[0])
         if kind in SUMS:
             weight = self._integers(node.input[1], axis=_axis(node, kind))
             if weight is None or not self._meet(first, weight):
@@ -141,18 +152,28 @@ class Patterns:
             if kind == "MatMul":
                 return [*middle, *end]
             return [*middle, *end, *bias] if kind == "Conv" else [*middle, *(bias or [""]), *end]
-        if kind in UNSIGNED and self._type(first) != np.uint8:
+        if kind in UNSIGNED and signed:
             place = f"{kind} ({node.name or node.output[0]})"
             raise UnsupportedModel(
                 f"{place} of int8 is left in floats on some processors; quantise to uint8"
             )
-        if kind in CUTS:
-            return None if None in self._ends(node) else [*first, *end]
         parts = [first, *(self._integers(name) for name in node.input[1:])]
         flat = [name for part in parts if part is not None for name in part]
         if None in parts:
             return None
         return [*end, *flat] if kind == "Concat" else [*flat, *end]
+
+    def _require_ends(self, first: str, floats: str, last: str) -> None:
+        """Refuse int8 tensors that are no pair of one node that rounds and one behind it, read once."""
+        makers, behind = [self.makers.get(first)], self.readers.get(last, [])
+        pairs = [kind_of(node) for node in (*makers, *behind) if node is not None]
+        names = [first, floats, last, *(name for node in behind for name in node.output)]
+        often = [name for name in names if self.uses[name] > 1]
+        if pairs != [QUANTISE, DEQUANTISE] or often:
+            raise UnsupportedModel(
+                f"{(often or [last])[0]!r} of int8 is read several times, or as integers, which leaves operators "
+                "in floats on some processors; quantise to uint8"
+            )
 
     def _integers(self, name: str, axis: int | None = None) -> list[str] | None:
         """Integers, scale and zero point behind a float; None where it is none. Scales of several units
@@ -187,10 +208,8 @@ class Patterns:
         scales = [np.ravel(self.arrays[name]) for name in names if name in self.arrays]
         if zero is None or zero.any() or len(scales) < 3:
             return None
-        own, sums = (
-            scales[0],
-            scales[1] * scales[2],
-        )  # of float32, as whoever quantises works it out
+        own = scales[0]
+        sums = scales[1] * scales[2]  # of float32, as whoever quantises works it out
         return [found.input[0]] if own.shape == sums.shape and (own == sums).all() else None
 
     def _equal(self, one: str, other: str) -> bool:
