@@ -421,6 +421,8 @@ def test_mistakes():
         mo.complexity(graph, bound=0.001)
     with pytest.raises(ValueError, match="one for each tensor; what of"):
         mo.complexity(graph, bound={"nobody": 1})
+    with pytest.raises(mo.ArgumentError, match="for widths and chains"):
+        mo.complexity(graph, bound="he")
     with pytest.raises(ValueError, match="accuracy"):
         mo.complexity(graph, accuracy=0)
     with pytest.raises(ValueError, match="input_bound"):

@@ -27,7 +27,15 @@ from moduli.equivalence.group import SymmetryGroup
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
-from .covering_numbers import Class, log, published_deep, published_shallow, rational
+from .covering_numbers import (
+    STARTS,
+    Class,
+    log,
+    published_deep,
+    published_shallow,
+    rational,
+    start_bounds,
+)
 from .gap_bounds import (
     Norms,
     Real,
@@ -800,6 +808,8 @@ def _class_of(net: Network, like: Class) -> Class:
 
 def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
     """Bounds given before training, which the weights must obey."""
+    if isinstance(bound, str) and bound in STARTS:
+        bound = start_bounds(net.widths, bound)
     given = (
         list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
     )
