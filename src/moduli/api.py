@@ -972,7 +972,8 @@ def complexity(
         activation: of widths, relu by default; of a model that stores none. keys, output, input_shape:
             of a model, as everywhere (`moduli.load`). bound: of the entries of each layer (one for all, or
             one per layer): 1 by default for widths, the largest entry of each layer for a model,
-            which pays for having been chosen after training.
+            which pays for having been chosen after training; "he" or "xavier": of uniform random starts, which
+            fall with the width (of widths and chains).
         input_bound: of the inputs, in the norm "inf" or "2". samples: their number, or the inputs
             themselves. targets: class numbers of these, whole: then `.risks` bounds how often a class is wrong on new
             inputs (a code for the stored numbers, a cover and a union over margins, fresh samples).

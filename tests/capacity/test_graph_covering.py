@@ -323,6 +323,31 @@ def test_orbits_by_brute_force(kind, monkeypatch):
     assert math.isclose(math.exp(cls.log_group), group)
 
 
+def test_orbits_of_attention_by_brute_force(monkeypatch):
+    """Two heads of one coordinate: heads trade places, and each has two signs, of which the theorem counts one."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(2, 2, bias=False) for _ in range(4))
+
+        def forward(self, x):
+            def split(t):
+                return t.reshape(*t.shape[:-1], 2, 1).transpose(-2, -3)
+
+            p = torch.softmax(split(self.q(x)) @ split(self.k(x)).transpose(-1, -2), -1)
+            return self.o((p @ split(self.v(x))).transpose(-2, -3).reshape(x.shape))
+
+    cls = mo.complexity(mo.load(Heads(), input_shape=(3, 2))).cls
+    cells = dict.fromkeys(cls.bounds, 2)
+    monkeypatch.setattr(GraphClass, "cells", lambda self, eps: cells)
+    counted, points, group = orbits(cls, cells)
+    assert (points, group) == (2**16, 2 * 2**4)
+    assert (
+        points / group <= counted <= math.exp(cls.log_permuted(Fraction(1))) * (1 + 1e-9) < points
+    )
+
+
 def graph_of(module, shape):
     """As a graph, where it may be a chain as well."""
     import tempfile
@@ -421,6 +446,8 @@ def test_mistakes():
         mo.complexity(graph, bound=0.001)
     with pytest.raises(ValueError, match="one for each tensor; what of"):
         mo.complexity(graph, bound={"nobody": 1})
+    with pytest.raises(mo.ArgumentError, match="for widths and chains"):
+        mo.complexity(graph, bound="he")
     with pytest.raises(ValueError, match="accuracy"):
         mo.complexity(graph, accuracy=0)
     with pytest.raises(ValueError, match="input_bound"):

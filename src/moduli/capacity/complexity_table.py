@@ -27,7 +27,15 @@ from moduli.equivalence.group import SymmetryGroup
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
-from .covering_numbers import Class, log, published_deep, published_shallow, rational
+from .covering_numbers import (
+    STARTS,
+    Class,
+    log,
+    published_deep,
+    published_shallow,
+    rational,
+    start_bounds,
+)
 from .gap_bounds import (
     Norms,
     Real,
@@ -47,6 +55,7 @@ from .gap_bounds import (
     upward,
     vc_dimension,
 )
+from .packing import applies, exponent, log_packing
 from .risk import Gap, Risk, by_code, by_cover, margins, network_bits
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -334,6 +343,7 @@ class Complexity(Result):
             "Dudley's integral", "log covering number at 1", rounded.log_covering(1), norms,
             source, "proved", "permutations", _chained(rounded), price,
         ))  # fmt: skip
+        rows.append(self._packing())
         if self.network is None:
             return rows
         for name, net in (("Occam, as stored", self.network), ("Occam, compressed", self._small)):
@@ -355,8 +365,29 @@ class Complexity(Result):
             )
         return rows
 
+    def _packing(self) -> Bound:
+        """From below."""
+        name, what, source = "packing", "log covering number, at least", "derived here"
+        value = log_packing(self.cls, rational(self.accuracy))
+        if value is None:
+            return self._none(name, what, source, "needs hidden layers of ReLU units")
+        note = f"exponent of 1/accuracy at least {exponent(self.cls)} of {self.cls.parameters} parameters"
+        return self._row(name, what, value, "bounds of the last two layers", source, "proved", note)
+
+    def _ou(self) -> Bound:
+        """W^2 L log((W + 1)^L B^L / eps), from above and below but for constants."""
+        cls, name, what = self.cls, "Ou, Bölcskei 2024", "order of the log covering number"
+        source = "abstract read, formula remembered"
+        if not applies(cls) or max(cls.bounds) < 1:
+            return self._none(name, what, source, "needs ReLU and entries up to 1 or more")
+        width, depth = max(cls.widths), len(cls.widths) - 1
+        inside = Fraction(width + 1) ** depth * max(cls.bounds) ** depth / rational(self.accuracy)
+        value = width**2 * depth * log(inside)
+        return self._row(name, what, value, "largest entry of all", source, "estimated",
+                         "constants are not known")  # fmt: skip
+
     def _published(self) -> list[Bound]:
-        rows = [self._shen(), self._anthony()]
+        rows = [self._shen(), self._ou(), self._anthony()]
         rows += self._by_norms()
         rows.append(self._vc())
         rows.append(self._schmidt_hieber())
@@ -777,6 +808,8 @@ def _class_of(net: Network, like: Class) -> Class:
 
 def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
     """Bounds given before training, which the weights must obey."""
+    if isinstance(bound, str) and bound in STARTS:
+        bound = start_bounds(net.widths, bound)
     given = (
         list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
     )

@@ -15,7 +15,7 @@ from moduli.equivalence.graph_alignment import first_outputs
 from moduli.kernel.errors import ArgumentError, Asked
 
 from .complexity_table import SCALES, Bound, over_accuracies, sampled, shell
-from .covering_numbers import holding, log, rational
+from .covering_numbers import STARTS, holding, log, rational
 from .gap_bounds import Real, needed, occam_gap
 from .graph_covering import GraphClass
 from .risk import Risk, by_code, by_cover, coded_bits, margins
@@ -254,6 +254,11 @@ def _entries(graph: Graph) -> int | None:
 
 def _given(cls: GraphClass, bound: Any) -> Mapping[str, Fraction]:
     """One bound for all tensors, or one for each by its name, which stored numbers must obey."""
+    if isinstance(bound, str) and bound in STARTS:
+        raise ArgumentError(
+            Asked("bound", bound),
+            " is for widths and chains of dense layers; a number, or one for each tensor",
+        )
     named = bound if isinstance(bound, Mapping) else dict.fromkeys(cls.bounds, bound)
     if named.keys() != cls.bounds.keys():
         wrong = sorted(named.keys() ^ cls.bounds.keys())[0]

@@ -1223,8 +1223,8 @@ def align(
 @click.argument("model", metavar="MODEL|WIDTHS")
 @click.option(
     "--bound",
-    type=float,
-    help="Of every entry; by default 1, or the largest of each layer of MODEL.",
+    metavar="B",
+    help="Of every entry; by default 1, or the largest of each layer of MODEL. he, xavier: of uniform random starts.",
 )
 @click.option("--input-bound", type=float, default=1.0, show_default=True, help="Of the inputs.")
 @click.option(
@@ -1259,7 +1259,7 @@ def align(
 )
 @_options("json", "quiet", *_SOURCE)
 def complexity(
-    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, targets: str | None,
+    model: str, bound: str | None, input_bound: float, norm: str, samples: str | None, targets: str | None,
     accuracy: float, delta: float, out: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Covering numbers and bounds on generalisation.
@@ -1275,7 +1275,7 @@ def complexity(
         answer = mo.complexity(
             widths or model,
             **_asked(**source),
-            bound=bound,
+            bound=_entry_bound(bound),
             input_bound=input_bound,
             norm=norm,
             samples=_samples(samples),
@@ -1312,6 +1312,18 @@ def _samples(text: str | None) -> int | Samples | None:
         raise ValueError(
             f"--samples {text}: write a number, or FILE.npz, FILE.npy or FILE.csv"
         ) from None
+
+
+def _entry_bound(text: str | None) -> Any:
+    """A number, or the name of a rule."""
+    from moduli.capacity.covering_numbers import STARTS
+
+    if text is None or text in STARTS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--bound {text}: write a number, {' or '.join(STARTS)}") from None
 
 
 def _classes(file: str) -> Any:
