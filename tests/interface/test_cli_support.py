@@ -261,3 +261,12 @@ def test_what_is_advised_for_a_box_can_be_typed():
         wanted = box.of_dimension(2)
         assert np.array_equal(again.of_dimension(2).low, wanted.low)
         assert np.array_equal(again.of_dimension(2).high, wanted.high)
+
+
+def test_what_draws_is_looked_for_before_the_work(monkeypatch, tmp_path):
+    from moduli.interface.cli_support import MODEL, PICTURE
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(mo.MissingExtra, match="pip install 'moduli\\[plot\\]'"):
+        PICTURE.convert(str(tmp_path / "p.svg"), None, None)
+    assert MODEL.convert(str(tmp_path / "m.onnx"), None, None) == str(tmp_path / "m.onnx")

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from page_outline import Outline, require_whole
 from stand_ins import refuse_to_shrink
+from tflite_models import File
 
 import moduli as mo
 from moduli import api
@@ -235,3 +236,24 @@ def test_the_caption_explains_what_the_picture_shows_alone(made):
     on_box = made["a box"].sections[2].body
     assert "Dead: zero there" in on_box
     assert "Combined" not in on_box
+
+
+def test_what_is_written_is_of_a_kind_that_the_model_is_written_as(tmp_path, monkeypatch):
+    """A file of TensorFlow Lite is made of one alone; names of tensors break where they are parted."""
+    monkeypatch.chdir(tmp_path)
+    f = File()
+    x, y, z = f.input(1, 4, 4, 2), f.value(1, 4, 4, 4), f.value(1, 4, 4, 1)
+    strides = {"StrideW": 1, "StrideH": 1}
+    filters = np.ones((4, 3, 3, 2), "float32")
+    filters[1] = 0
+    f.add("CONV_2D", [x, f.stored(filters), f.stored(np.zeros(4, "float32"))], y, "Conv2D",
+          FusedActivationFunction=1, **strides)  # fmt: skip
+    last, bias = f.stored(np.ones((1, 3, 3, 4), "float32")), f.stored(np.zeros(1, "float32"))
+    f.add("CONV_2D", [y, last, bias], z, "Conv2D", **strides)
+    (tmp_path / "m.tflite").write_bytes(f.write(z))
+    page = report("m.tflite", on=mo.Box(0, 1))
+    for section, out in ((page.sections[2], "region.tflite"), (page.sections[3], "small.tflite")):
+        assert f"-o {out} " in section.commands[0]
+        for line in section.commands:
+            run(shlex.split(line)[1:])
+    assert html.names("a/b;c:d.w") == "a/<wbr>b;<wbr>c:<wbr>d.<wbr>w"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from moduli.common.extras import needed
 from moduli.common.result import encoded, table
 from moduli.kernel.errors import ModuliError, Undecided, printable
 
@@ -36,12 +37,14 @@ else:
 
 
 class Target(Text):
-    """A file that a command writes, refused before the work if its suffix or its folder cannot be."""
+    """A file that a command writes, refused before the work if its suffix or its folder cannot be, or if
+    what draws it is not installed.
+    """
 
     name = "file"
 
-    def __init__(self, *suffixes: str) -> None:
-        self.suffixes = suffixes
+    def __init__(self, *suffixes: str, drawn: bool = False) -> None:
+        self.suffixes, self.drawn = suffixes, drawn
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         path = Path(value)
@@ -53,12 +56,15 @@ class Target(Text):
             raise ValueError(
                 f"cannot write {value}: there is no folder {path.parent}; make it, or choose another place"
             )
+        if self.drawn:
+            with needed("matplotlib", "plot"):
+                import matplotlib  # noqa: F401
         return value
 
 
 MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
 SMALLER = Target(*MODEL.suffixes, ".tflite")  # of a model that was read from such a file
-PICTURE = Target(".svg", ".png", ".pdf")
+PICTURE = Target(".svg", ".png", ".pdf", drawn=True)
 PAGE = Target(".html", ".htm")
 CERTIFICATE = Target(".json")
 

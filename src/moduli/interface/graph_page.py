@@ -19,11 +19,12 @@ from moduli.kernel.errors import ArgumentError, Asked
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Opaque
 
-from .html import Cells, Markup, cells, element, long_table, prose, table
+from .html import Cells, Markup, cells, element, long_table, names, prose, table
 from .page_parts import Questions, Refusal, Report, Section, page_of, place
 from .timing import milliseconds
 
 NAMED = 3  # tensors of an axis that are named
+LONG = 40  # characters of such a name: fused layers are called after all their parts
 FATES = {
     "dead": "Dead: zero there, or read by nothing.",
     "constant": "Constant: its value goes into a bias.",
@@ -150,8 +151,11 @@ def _axes(asked: GraphQuestions) -> Section:
     line = f"{graph.units} units in {_number(free)}"
     if stiff:
         line += f"; {counted(len(stiff), 'more axis', 'more axes')} can lose none"
-    loose = [(a.name, a.size, _several(a.writers), _several(a.readers)) for a in free]
-    stays = [(a.name, a.size, a.frozen) for a in stiff]
+    loose = []
+    for a in free:
+        ends = (names(_several(part)) for part in (a.writers, a.readers))
+        loose.append((names(a.name), a.size, *ends))
+    stays = [(names(a.name), a.size, a.frozen) for a in stiff]
     parts = []
     if loose:
         head = ("axis", "units", "written by", "read by")
@@ -166,26 +170,31 @@ def _number(axes: Sequence[Axis]) -> str:
     return counted(len(axes), "axis", "axes")
 
 
-def _several(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _several(tensors: Sequence[str]) -> str:
+    """The first names, and how many more there are; of names that say much, what fits into a line."""
+    more = f" and {len(tensors) - NAMED} more" if len(tensors) > NAMED else ""
+    return ", ".join(map(_short, tensors[:NAMED])) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _everywhere(asked: GraphQuestions) -> Section:
     small = asked.everywhere()
-    typed = _commands(asked, "small.onnx", "all")
+    typed = _commands(asked, "small", "all")
     timed = asked.timed and asked.on is None
     return _gone("removed", "What goes on all inputs", small, typed, timed)
 
 
 def _on_box(asked: GraphQuestions) -> Section:
     small = asked.on_box()
-    typed = _commands(asked, "region.onnx", asked.where) if asked.on is not None else ()
+    typed = _commands(asked, "region", asked.where) if asked.on is not None else ()
     return _gone("box", "What goes on the box", small, typed, asked.timed)
 
 
-def _commands(asked: GraphQuestions, out: str, where: str) -> tuple[str, ...]:
+def _commands(asked: GraphQuestions, stem: str, where: str) -> tuple[str, ...]:
+    out = f"{stem}{next(iter(asked.graph.source.suffixes), '.onnx')}"
     on = "" if where == "all" else f" --on {where}"
     return (
         f"moduli compress {asked.name} -o {out}{on} --budget {asked.budget}",

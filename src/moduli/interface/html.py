@@ -49,6 +49,11 @@ def prose(text: object) -> Markup:
     return _unbroken(Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line))))
 
 
+def names(text: object) -> Markup:
+    """Names of tensors, which may be broken behind the signs that part them."""
+    return Markup(re.sub(r"(?<=[/;:.])(?=\w)", "<wbr>", html.escape(str(text))))
+
+
 def _unbroken(markup: Markup) -> Markup:
     return Markup(UNBROKEN.sub(r'<span class="whole">\g<0></span>', markup))
 
@@ -197,7 +202,7 @@ def _row_of_cells(axis: Cells, words: Sequence[str]) -> Markup:
         "svg", *drawn, viewBox=f"0 0 {max(1, len(axis.fates))} 1", preserveAspectRatio="none", role="img",
         aria_label=f"{axis.label}: {said}",
     )  # fmt: skip
-    label, told = element("b", axis.label), element("span", prose(axis.words))
+    label, told = element("b", names(axis.label)), element("span", prose(axis.words))
     return element("div", label, svg, told, class_="row")
 
 
@@ -341,7 +346,7 @@ th,td{text-align:left;vertical-align:top;padding:.32rem .9rem .32rem 0;font-weig
 .scroll{overflow-x:auto}.wide{min-width:34rem}
 .grid thead th{color:var(--quiet);font-size:.8125rem;border-bottom:1px solid var(--line)}
 .grid td,.grid th{font-variant-numeric:tabular-nums}
-.grid tbody th{overflow-wrap:anywhere;min-width:7rem}.grid td:last-child{min-width:13rem;overflow-wrap:anywhere}
+.grid tbody th{min-width:7rem}.grid td:last-child{min-width:13rem;overflow-wrap:anywhere}
 .grid .badge{margin-right:-.4rem}
 .grid tbody tr+tr>*{border-top:1px solid var(--wash)}
 figure{margin:1.2rem 0 .4rem}
