@@ -1049,10 +1049,12 @@ def image(s: Activation, low: Any, high: Any) -> tuple[Any, Any]:
         return min(max(low, least), most), min(max(high, least), most)
     if f.valley is not None:
         least = max(least, floor_of(s)[2])
+    if f.rising:
+        least = max(value_at(s, low)[0], least) if finite(low) else least
+        most = min(value_at(s, high)[1], most) if finite(high) else most
+        return least, most
     if not (finite(low) and finite(high)):
         return least, most
-    if f.rising:
-        return max(value_at(s, low)[0], least), min(value_at(s, high)[1], most)
     if f.valley is None:
         return values_on(s, (low, high))
     a, b = floor_of(s)[:2]

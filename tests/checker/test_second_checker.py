@@ -184,6 +184,18 @@ def test_boxes(activation):
     assert found.startswith("accepted"), found
 
 
+def test_ranges_with_one_end_carry_signs_on_all_inputs():
+    """tanh of |x| + 3 is more than 0.99, so the unit behind it is positive for every input."""
+    net = mo.Network.mlp(
+        [[1.0]], [0.0], [[1.0], [-1.0]], [3.0, -2.0], [[1.0, 0.5]], [-0.25], [[2.0]], [1.0],
+        activation=["abs", "tanh", "relu"],
+    )  # fmt: skip
+    small = mo.compress(net)
+    assert [m.kind for m in small.certificate.large_moves] == ["skip"]
+    found = require_agreement(small.certificate.to_json(), small.network, net)
+    assert found.startswith("accepted"), found
+
+
 # Numbers --------------------------------------------------------------------------------------------------------
 
 

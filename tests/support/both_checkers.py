@@ -1,7 +1,8 @@
 """With `--both-checkers` the second checker judges every certificate that the kernel checks while tests run.
 
 What the kernel accepts the second may not refuse, and what the kernel refuses it may not accept: it
-answers the same, or says that it does not understand. Certificates of large networks, and of many parts of a box, are left out: it is slow.
+answers the same, or says that it does not understand. Certificates of large networks, and of many parts of a box, are
+left out: it is slow.
 """
 
 from __future__ import annotations

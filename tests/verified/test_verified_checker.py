@@ -130,6 +130,8 @@ def test_the_zoo_is_proved(name, judge):
     code, printed = judge(proof_text(small.certificate, small.network, net).text)
     assert code == PROVED, printed
     assert small.network.digest in printed
+    shallow_tanh = [str(a) for a in small.network.activations] == ["tanh"]
+    assert ("fewest units: no network" in printed) == shallow_tanh
 
 
 ACTIVATIONS = [
@@ -454,6 +456,8 @@ def test_negative_bounds_are_rejected(judge):
         (b"constant 0 1", b"constant 0 -1"),
         (b"constant 0 1", b"constant +0 1"),
         (b"constant 0 1", b"constant 0_0 1"),
+        (b"fewest\n", b"fewest\nfewest\n"),
+        (b"fewest\n", b"fewer\n"),
         (b"large 2", b"large 0x2"),
         (b"large 2", b"large -2"),
         (b"large 2", b"large 99999999999999999999"),
