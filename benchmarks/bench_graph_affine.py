@@ -95,8 +95,9 @@ def main(folder: Path) -> None:
             continue
         sharp = compressed(path, box, 200_000)
         before, after, mean = widths(path, box)
+        name = path.stem if path.suffix == ".onnx" else path.name
         cells = [
-            path.stem if path.suffix == ".onnx" else path.name, ends, f"{mo.load(path).parameters:,}", f"{plain[0].network.parameters:,}",
+            name, ends, f"{mo.load(path).parameters:,}", f"{plain[0].network.parameters:,}",
             f"{sharp[0].network.parameters:,}", gone(plain[0]), gone(sharp[0]),
             f"{plain[1]:.2f}", f"{sharp[1]:.2f}", f"{plain[2]:.2f}", f"{sharp[2]:.2f}",
             before, after, f"{mean:.3f}",

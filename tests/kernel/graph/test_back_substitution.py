@@ -349,6 +349,16 @@ def test_tables_of_places_are_bounded(monkeypatch):
         BackSubstitution(Known(model, BOX), WORK).narrow(z, 1, np.array([0, 1]), 2)
 
 
+def test_a_tensor_without_axes_is_read():
+    graph = Windowed(np.random.default_rng(0), {"x": (2, 3)})
+    c, _ = graph.store(np.array(0.5))
+    y = graph.add(Elementwise("add"), ["x", c], (2, 3), lambda v: v["x"] + 0.5)
+    z = graph.add(Elementwise("sub"), [y, "x"], (2, 3), lambda v: v[y] - v["x"])
+    known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
+    BackSubstitution(known, WORK).narrow(z, 1, np.arange(3), 1)
+    np.testing.assert_allclose([known.of((z, 1)).low, known.of((z, 1)).high], 0.5)
+
+
 def test_windows_are_bounded():
     """Of a transposed convolution with zeros between what it reads."""
     graph = Windowed(np.random.default_rng(0), {"x": (1, 1, 9, 9)})

@@ -163,7 +163,7 @@ class Cone:
         inside = list[Window]()
         for read, _ in found:
             # entries i of the tensor lie at i * every in the window
-            far = np.array(read.every or [1] * len(first))
+            far = np.array(read.every or [1] * len(first), dtype=np.int64)
             ends = (np.clip(end, first * far, (last - 1) * far + 1) for end in read.window)
             inside.append(Window(*(-(-end // far) for end in ends)))
         start = np.minimum(np.minimum.reduce([w.start for w in inside]), last - 1)
@@ -171,7 +171,7 @@ class Cone:
         self.parts[name] = []
         for (read, source), kept in zip(found, inside, strict=True):
             every = read.every or (1,) * len(first)
-            cut = kept.start * np.array(every) - read.window.start
+            cut = kept.start * np.array(every, dtype=np.int64) - read.window.start
             numbers = map(self._column, (cut, kept.stop - kept.start, kept.start - start))
             self.parts[name].append(Part(read.step, source, every, *numbers))
         return Window(start, stop)
