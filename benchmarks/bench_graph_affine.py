@@ -3,8 +3,8 @@ much nearer the ends of units are, and what it costs.
 
     python benchmarks/bench_graph_affine.py [FOLDER]
 
-FOLDER holds ONNX files and `manifest.json`, which says what box the inputs of each come from ([0, 1] where
-it does not); by default `graph` in the models that tests use.
+FOLDER holds ONNX and TensorFlow Lite files, and `manifest.json`, which says what box the inputs of an ONNX
+file come from ([0, 1] where it does not); by default `graph` in the models that tests use.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from moduli.kernel.graph.facts import Known
 SHARED = Path(
     os.environ.get("MODULI_SHARED", Path(__file__).resolve().parents[1] / ".." / "shared")
 )
+BOXES = {"pretrainedResnet.tflite": [0, 255], "vww_96_int8.tflite": [-128, 127]}
 BUDGET = 10_000  # what `compress` has by default
 HEAD = (
     "model", "box", "parameters", "by intervals", "by affine bounds", "units gone", "and",
@@ -83,8 +84,9 @@ def _kinks(graph: Any) -> Mapping[str, list[float]]:
 def main(folder: Path) -> None:
     manifest = {m["name"]: m for m in json.loads((folder / "manifest.json").read_text())["models"]}
     print("| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|", sep="\n")
-    for path in sorted(folder.glob("*.onnx")):
-        ends = manifest[path.name].get("box") or [0, 1]
+    for path in [*sorted(folder.glob("*.onnx")), *sorted(folder.glob("*.tflite"))]:
+        said = manifest.get(path.name, {})
+        ends = BOXES.get(path.name) or said.get("box") or [0, 1]
         box = mo.Box(*ends)
         try:
             plain = compressed(path, box, 0)
@@ -93,8 +95,9 @@ def main(folder: Path) -> None:
             continue
         sharp = compressed(path, box, 200_000)
         before, after, mean = widths(path, box)
+        name = path.stem if path.suffix == ".onnx" else path.name
         cells = [
-            path.stem, ends, f"{mo.load(path).parameters:,}", f"{plain[0].network.parameters:,}",
+            name, ends, f"{mo.load(path).parameters:,}", f"{plain[0].network.parameters:,}",
             f"{sharp[0].network.parameters:,}", gone(plain[0]), gone(sharp[0]),
             f"{plain[1]:.2f}", f"{sharp[1]:.2f}", f"{plain[2]:.2f}", f"{sharp[2]:.2f}",
             before, after, f"{mean:.3f}",

@@ -152,7 +152,7 @@ def runs(path: Path) -> bool:
 def main() -> None:
     inputs = int(float(sys.argv[1])) if len(sys.argv) > 1 else 10**6
     boxes = json.loads((SHARED / "boxes.json").read_text())
-    wanted = sys.argv[2:] or [name for name in boxes if name.endswith((".onnx", ".nnet"))]
+    wanted = sys.argv[2:] or list(boxes)
     print(
         f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}; {inputs} inputs"
     )
@@ -163,9 +163,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in wanted:
             path = SHARED / name
+            if path.suffix not in (".onnx", ".nnet"):  # other files stand there as ONNX, too
+                path = path.with_suffix(".converted.onnx")
             try:
                 net = mo.load(path)
-            except mo.UnsupportedModel:
+            except (mo.UnsupportedModel, FileNotFoundError):
                 continue
             if not isinstance(net, mo.Network) or any("folded" in note for note in net.notes):
                 continue  # other runtimes would not compute what the file says

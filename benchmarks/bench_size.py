@@ -1,7 +1,7 @@
 """How cost grows with size: large networks on the command line, long certificates, many jobs, and
-every operation over decades.
+every operation over decades, of chains and of graphs.
 
-python benchmarks/bench_size.py [large] [certificate] [sweep] [growth] [--parameters 10000000]    (all four by default)
+python benchmarks/bench_size.py [large] [certificate] [sweep] [growth] [graphs] [--parameters 10000000]    (all by default)
 
 Every measurement runs in a process of its own, on one thread; seconds are of the processor. Peak
 memory is the highest resident memory during the operation, less that of the interpreter with the
@@ -148,10 +148,10 @@ def watched() -> None:
     print(f"{time.process_time() - start} {memory() - base}", file=sys.stderr)
 
 
-def once(operation: str, size: float) -> tuple[float, float, float]:
+def once(operation: str, size: float, which: str) -> tuple[float, float, float]:
     """Size as measured, seconds and peak MiB of one operation, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, __file__, "--one", operation, str(size)], capture_output=True, text=True,
+        [sys.executable, __file__, which, operation, str(size)], capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     if done.returncode:
@@ -160,13 +160,13 @@ def once(operation: str, size: float) -> tuple[float, float, float]:
     return found, seconds, peak
 
 
-def one(operation: str, size: float) -> None:
+def one(operations: Operations, operation: str, size: float) -> None:
     import scipy.optimize
     import scipy.spatial  # noqa: F401
 
     base = memory("VmRSS:")
     with tempfile.TemporaryDirectory() as folder:
-        call, found = OPERATIONS[operation][0](size, Path(folder))
+        call, found = operations[operation][0](size, Path(folder))
         Path("/proc/self/clear_refs").write_text("5")
         start = time.process_time()
         call()
@@ -253,8 +253,106 @@ def _noise(size: float, folder: Path) -> Made:
     return (lambda: mo.stable_noise((int(size),), 1.75, seed=0)), size
 
 
+# Graphs: a residual convolutional network on images of 16 x 16
+
+
+def convolutional(size: float, path: Path) -> Path:
+    """About so many parameters; the middle channels of each block have copies and zeros."""
+    from bench_graph import Model
+    from onnx import TensorProto, helper
+
+    m, n = Model(), max(8, round((size / 55) ** 0.5 / 8) * 8)
+
+    def conv(x: str, inside: int, out: int, k: int, planted: bool = False) -> str:
+        w = m.weight(out, inside, k, k, planted=0 if planted else None)
+        y = m.node("Conv", x, w, kernel_shape=[k, k], pads=[k // 2] * 4)
+        return m.node("BatchNormalization", y, *(m.keep(np.full(out, v)) for v in (1, 0, 0, 1)))
+
+    x = m.node("Relu", conv("x", 3, n, 3))
+    for _ in range(3):
+        y = m.node("Relu", conv(x, n, n, 3, planted=True))
+        x = m.node("Relu", m.node("Add", x, conv(y, n, n, 3)))
+    x = m.node("Flatten", m.node("GlobalAveragePool", x))
+    y = m.node("Gemm", x, m.weight(10, n), m.keep(np.zeros(10)), transB=1)
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 16, 16])
+    return m.save(path, image, y, 17)
+
+
+def of_graph(call: Callable[[Any], Any]) -> Callable[[float, Path], Made]:
+    def make(size: float, folder: Path) -> Made:
+        graph = mo.load(convolutional(size, folder / "a.onnx"))
+        return (lambda: call(graph)), graph.parameters
+
+    return make
+
+
+PIXELS = mo.Box(np.zeros(768), np.ones(768))
+
+
+def _load_graph(size: float, folder: Path) -> Made:
+    path = convolutional(size, folder / "a.onnx")
+    return (lambda: mo.load(path)), mo.load(path).parameters
+
+
+def _save_graph(size: float, folder: Path) -> Made:
+    small = mo.compress(mo.load(convolutional(size, folder / "a.onnx")))
+    return (lambda: mo.save(small.network, folder / "b.onnx")), small.original.parameters
+
+
+def _check_graph(on: mo.Box | None) -> Callable[[float, Path], Made]:
+    def make(size: float, folder: Path) -> Made:
+        small = mo.compress(mo.load(convolutional(size, folder / "a.onnx")), on=on)
+        return small.check, small.original.parameters
+
+    return make
+
+
+def _disguised(call: Callable[[Any, Any], Any]) -> Callable[[float, Path], Made]:
+    def make(size: float, folder: Path) -> Made:
+        graph = mo.load(convolutional(size, folder / "a.onnx"))
+        twin = mo.symmetries(graph).random(1)(graph)
+        return (lambda: call(graph, twin)), graph.parameters
+
+    return make
+
+
+def _rounded(size: float, folder: Path) -> Made:
+    """A graph beside itself in float16."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(convolutional(size, folder / "a.onnx"))
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            near = array.astype(np.float16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(near, tensor.name))
+    pair = [mo.load(folder / "a.onnx"), mo.load(model)]
+    return (lambda: mo.distance(*pair, on=PIXELS)), pair[0].parameters
+
+
 PARAMETERS = (1e4, 1e5, 1e6, 1e7)
-OPERATIONS: dict[str, tuple[Callable[[float, Path], Made], tuple[float, ...], str]] = {
+Operations = dict[str, tuple[Callable[[float, Path], Made], tuple[float, ...], str]]
+OF_GRAPHS: Operations = {
+    name: (make, PARAMETERS, "parameters")
+    for name, make in {
+        "load": _load_graph,
+        "save": _save_graph,
+        "compress": of_graph(mo.compress),
+        "compress on a box": of_graph(lambda graph: mo.compress(graph, on=PIXELS)),
+        "check": _check_graph(None),
+        "check on a box": _check_graph(PIXELS),
+        "symmetries": of_graph(mo.symmetries),
+        "canonical": of_graph(mo.canonical),
+        "signature": of_graph(mo.signature),
+        "equivalent": _disguised(mo.equivalent),
+        "align": _disguised(mo.align),
+        "distance on a box": _rounded,
+        "rounding on a box": of_graph(lambda graph: mo.rounding(graph, on=PIXELS)),
+        "complexity": of_graph(lambda graph: mo.complexity(graph)),
+    }.items()
+}
+OPERATIONS: Operations = {
     "load": (_load, PARAMETERS, "parameters"),
     "save": (_save, PARAMETERS, "parameters"),
     "canonical": (of_network(mo.canonical), PARAMETERS, "parameters"),
@@ -352,12 +450,13 @@ def exponent(sizes: list[float], values: list[float], least: float) -> tuple[flo
     return float(np.polyfit(x, y, 1)[0]), math.exp(x[0])
 
 
-def growth() -> None:
+def growth(operations: Operations, picture: str = "") -> None:
     found = {}
     print("\n| operation | size | s | peak, MiB | time grows as | from | memory grows as | from |")
     print("|---|---|---|---|---|---|---|---|")
-    for name, (_, sizes, unit) in OPERATIONS.items():
-        rows = [once(name, size) for size in sizes]
+    which = "--graph" if operations is OF_GRAPHS else "--one"
+    for name, (_, sizes, unit) in operations.items():
+        rows = [once(name, size, which) for size in sizes]
         found[name] = unit, rows
         x, seconds, peaks = (list(column) for column in zip(*rows, strict=True))
         fits = exponent(x, seconds, 0.005), exponent(x, peaks, 4.0)
@@ -367,10 +466,11 @@ def growth() -> None:
             f"| {name} | {x[0]:.2g} to {x[-1]:.2g} {unit} | {cost} | {shown[0]} | {shown[1]} |",
             flush=True,
         )
-    draw(found)
+    if picture:
+        draw(found, picture)
 
 
-def draw(found: dict[str, tuple[str, list[tuple[float, float, float]]]]) -> None:
+def draw(found: dict[str, tuple[str, list[tuple[float, float, float]]]], picture: str) -> None:
     import matplotlib
 
     matplotlib.use("svg")
@@ -404,7 +504,7 @@ def draw(found: dict[str, tuple[str, list[tuple[float, float, float]]]]) -> None
     figure.legend(
         *axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9
     )
-    figure.savefig(HERE / "size.svg", metadata={"Date": None})
+    figure.savefig(HERE / picture, metadata={"Date": None})
 
 
 def main() -> None:
@@ -412,15 +512,18 @@ def main() -> None:
     parser.add_argument("parts", nargs="*")
     parser.add_argument("--parameters", type=float, default=1e7)
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--graph", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    if args.one:
-        return one(args.one[0], float(args.one[1]))
+    for operations, asked in ((OPERATIONS, args.one), (OF_GRAPHS, args.graph)):
+        if asked:
+            return one(operations, asked[0], float(asked[1]))
     parts = {
         "large": lambda: large(args.parameters),
         "certificate": certificate,
         "sweep": sweep,
-        "growth": growth,
+        "growth": lambda: growth(OPERATIONS, "size.svg"),
+        "graphs": lambda: growth(OF_GRAPHS),
     }
     for name in args.parts or parts:
         parts[name]()

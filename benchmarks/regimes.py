@@ -10,7 +10,7 @@ import sys
 import numpy as np
 
 from moduli.common.figures import BLUE, GREY, ORANGE, axes, save
-from moduli.compression.average.random_targets import LEVELS, Experiment, experiment
+from moduli.compression.average.random_targets import LEVELS, Experiment, expected_loss, experiment
 
 INPUTS = 10
 WIDTHS = (4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
@@ -49,8 +49,8 @@ def main(out: str) -> None:
         height, bars = [v.value for v in values], [3 * v.error for v in values]
         ax.errorbar(sizes, height, yerr=bars, color=color, marker="o", ms=3, lw=1.2, label=label)
     fine = np.unique(np.geomspace(30, 3000, 40).astype(int))
-    expected = experiment(fine.tolist(), [INPUTS], [5], draws=2, levels=False).cells
-    ax.plot(fine, [c.expected for c in expected], color=ORANGE, ls=":", label="its expected loss")
+    expected = [expected_loss(n, INPUTS, 5) for n in fine.tolist()]
+    ax.plot(fine, expected, color=ORANGE, ls=":", label="its expected loss")
     ax.axhline(found.cells[0].limit, color="0.3", ls="--", lw=0.8, label="the limit")
     ax.set(
         xscale="log", xlabel=f"hidden units of the target ({INPUTS} inputs, 5 students)",

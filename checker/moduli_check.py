@@ -4371,9 +4371,11 @@ def _absorb(
             continue
         demand(all(map(finite, taps)), "a weight is no number")
         given, c = values.get((step.output, column)), f.constant
+        if given is None and c == 0:
+            continue
+        if _unread(graph, step, weight, column):
+            raise NotUnderstood("what is multiplied by zero behind a layer")
         if given is not None:
-            if _unread(graph, step.output):
-                raise NotUnderstood("what is multiplied by zero behind a layer")
             edge = op["padded"] or not op["uniform"]
             demand(
                 op["groups"] == 1 and not (edge and given),
@@ -4386,17 +4388,11 @@ def _absorb(
             width = max(Fraction(f.high) - given, given - Fraction(f.low))
             _shift(graph, step, weight, op, column, given, changes, width)
             continue
-        if c == 0:
-            continue
         if c is not None and op["uniform"] and not op["padded"]:
             _shift(graph, step, weight, op, column, c, changes)
             continue
         target = gone[unit]
         if target is None:
-            if _unread(graph, step.output):
-                raise NotUnderstood(
-                    f"what {step.output[:40]!r} reads of unit {unit}, which is not constant there"
-                )
             _refuse(graph, f"{step.output[:40]!r} reads unit {unit}, which is not constant there")
         position = [i for i, u in enumerate(columns) if u == unit].index(column)
         others = [i for i, u in enumerate(columns) if u == target]
@@ -4420,15 +4416,28 @@ def _refuse(graph: Graph, why: str) -> NoReturn:
     raise Rejected(why)
 
 
-def _unread(graph: Graph, name: str) -> bool:
-    """Whether a reader may multiply some of a value by zero: this is not followed here."""
-    found = [
-        other
-        for other in graph.steps
-        if name in other.inputs and other.op.kind in ("PerUnit", "Elementwise")
-    ]
-    held = [graph.value(x) for other in found for x in other.inputs]
-    return any(0 in array.data for array in held if array is not None)
+def _unread(graph: Graph, step: Step, weight: Tensor, column: int) -> bool:
+    """Whether a reader may multiply by zero all that a layer makes of a column: this is not followed here."""
+    taps = [any(row) for row in _rows(step.op, weight, column)]
+    for other in (other for other in graph.steps if step.output in other.inputs):
+        normalises = other.op.kind == "PerUnit" and other.op["kind"] == "batchnorm"
+        multiplies = other.op.kind == "Elementwise" and other.op["kind"] == "mul"
+        for name in other.inputs[1:2] if normalises else other.inputs if multiplies else ():
+            held = graph.value(name)
+            factors = [1] if held is None else held.data
+            if len(factors) != len(taps):
+                factors = [0 if 0 in factors else 1] * len(taps)
+            if not any(tap and factor for tap, factor in zip(taps, factors, strict=True)):
+                return True
+    return False
+
+
+def _rows(op: Op, weight: Tensor, column: int) -> list[list[Any]]:
+    """The taps of a column, for each row."""
+    axis = op["rows"] - (op["rows"] > op["columns"])
+    shape = tuple(n for a, n in enumerate(weight.shape) if a != op["columns"])
+    part = Tensor(shape, slice_of(weight, op["columns"], column))
+    return [slice_of(part, axis, o) for o in range(shape[axis])]
 
 
 def index_of(shape: Sequence[int], axis: int, i: int) -> list[int]:
@@ -4452,12 +4461,7 @@ def _shift(
     width: Fraction = ZERO,
 ) -> None:
     """A constant times the sum of taps goes into the bias, or into what alone reads the layer."""
-    row_axis = op["rows"] - (op["rows"] > op["columns"])
-    part = Tensor(
-        tuple(n for a, n in enumerate(weight.shape) if a != op["columns"]),
-        slice_of(weight, op["columns"], column),
-    )
-    taps = [slice_of(part, row_axis, o) for o in range(part.shape[row_axis])]
+    taps = _rows(op, weight, column)
     name, sign = _sink(graph, step, op)
     more = Addition(list(range(len(taps))), taps, sign * c, False, width)
     changes.setdefault(name, {}).setdefault(step.output, []).append(more)

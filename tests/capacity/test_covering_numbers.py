@@ -26,6 +26,7 @@ from moduli.capacity.covering_numbers import (
     root,
     row_distance,
     sorted_cover,
+    volume_curve,
 )
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "abs", "leaky_relu(0.1)", "gelu", "sin")
@@ -481,3 +482,38 @@ def test_rationals():
         Class.of([2, 2, 1], "tanh").log_scaled(Fraction(1))
     with pytest.raises(ValueError, match="accuracy"):
         Class.of([2, 2, 1], "tanh").log_plain(Fraction(0))
+
+
+@pytest.mark.parametrize(("rule", "sizes"), [("he", (10, 40, 40)), ("xavier", (50, 80, 43))])
+def test_bounds_of_random_starts(rule, sizes):
+    cls = Class.of([10, 40, 40, 3], "relu", rule)
+    for bound, size in zip(cls.bounds, sizes, strict=True):
+        assert 0 <= float(bound) - math.sqrt(6 / size) < 1e-12
+        assert bound**2 >= Fraction(6, size)
+    assert mo.complexity([10, 40, 40, 3], bound=rule).cls.bounds == cls.bounds
+
+
+@pytest.mark.parametrize("inputs", [2, 10, 784])
+def test_the_volume_against_the_width(inputs):
+    """With bounds that stay it grows first if they are above 1/2; with those of random starts it shrinks from some width on."""
+    widths = [2**k for k in range(0, 15)]
+    fixed, he, xavier = (volume_curve(inputs, 1, widths, bound) for bound in (1, "he", "xavier"))
+    peaks = [widths[int(np.argmax(curve))] for curve in (fixed, he, xavier)]
+    if inputs >= 10:  # of fewer, starts are larger than 1
+        assert peaks[0] >= peaks[1] >= peaks[2]
+    for curve, d in ((he, 64), (fixed, 64)):  # by hand
+        b = [Fraction(1)] * 2 if curve is fixed else [math.sqrt(6 / inputs), math.sqrt(6 / d)]
+        wanted = (
+            d * (inputs + 1) * math.log(2 * b[0])
+            + (d + 1) * math.log(2 * b[1])
+            - math.lgamma(d + 1)
+        )
+        assert curve[widths.index(d)] == pytest.approx(wanted, rel=1e-9)
+    # one further unit costs more and more: once it shrinks, it shrinks
+    for curve in (he, xavier):
+        steps = np.sign(np.diff(curve))
+        assert (np.diff(steps) <= 0).all()
+        assert steps[-1] < 0
+    # the claim of the paper holds at every width where entries are below 1/2
+    if inputs > 24:
+        assert peaks[1] == peaks[2] == 1

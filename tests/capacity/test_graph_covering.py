@@ -19,6 +19,7 @@ from torch import nn
 
 import moduli as mo
 from moduli.capacity.graph_covering import GraphClass
+from moduli.equivalence.graph_scales import gauges
 from moduli.equivalence.graph_units import UnitSets
 from moduli.formats import load_as_written
 from moduli.interface import cli
@@ -219,6 +220,10 @@ def small(kind):
         return nn.Sequential(nn.Linear(1, 3), nn.GELU(), nn.Linear(3, 1)), (1,)
     if kind == "convolution":
         return nn.Sequential(nn.Conv1d(1, 3, 2, bias=False), nn.SiLU(), nn.Conv1d(3, 1, 2)), (1, 4)
+    if kind == "odd":  # rows of weights and a bias up to sign
+        return nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1)), (1,)
+    if kind == "odd convolution":
+        return nn.Sequential(nn.Conv1d(1, 2, 2, bias=False), nn.Tanh(), nn.Conv1d(2, 2, 1)), (1, 4)
     if kind == "depthwise":
         return nn.Sequential(nn.Conv1d(1, 3, 1), nn.SiLU(), nn.Conv1d(3, 3, 1, groups=3, bias=False), nn.SiLU(),
                              nn.Conv1d(3, 1, 1, bias=False)), (1, 3)  # fmt: skip
@@ -237,48 +242,67 @@ def small(kind):
     return Skip(), (1,)
 
 
-SMALL = ("two layers", "three units", "convolution", "depthwise", "residual")
+SMALL = (
+    "two layers",
+    "three units",
+    "convolution",
+    "odd",
+    "odd convolution",
+    "depthwise",
+    "residual",
+)
+
+
+def moved_by(part, graph, names, shapes, ends, order=None, sign=None):
+    """Where each number comes from, and its sign, if units are put in an order or turned."""
+    members, index, turned = part.members.tolist(), [], []
+    for name, start in zip(names, ends, strict=False):
+        at = np.arange(start, start + math.prod(shapes[name])).reshape(shapes[name])
+        signs = np.ones(shapes[name], int)
+        for (other, axis), labels in part.units.places.items():
+            if other != name:
+                continue
+            if order is not None:
+                to = np.arange(len(labels))
+                for k, unit in enumerate(members):
+                    to[labels == unit] = np.flatnonzero(labels == members[order[k]])
+                at = np.take(at, to, axis=axis)
+            if sign is not None and sign[0].powers.get((name, axis), 0) % 2:
+                along = np.where(labels == members[sign[1]], -1, 1)
+                signs = signs * along.reshape([-1 if k == axis else 1 for k in range(signs.ndim)])
+        index.append(at.ravel())
+        turned.append(signs.ravel())
+    return np.concatenate(index), np.concatenate(turned)
 
 
 def orbits(cls, cells):
-    """Grid points up to all orders of units, one by one."""
+    """Grid points up to all orders of units and free signs, one by one: centres are odd or even numbers about 0."""
     names = sorted(cls.bounds)
     shapes = {name: cls.graph.constants[name].shape for name in names}
-    sizes = [cls.sizes[name] for name in names]
-    ends = np.cumsum([0, *sizes])
-    moves = []
-    for part in UnitSets.of(cls.graph).sets:
-        members = part.members.tolist()
-        for order in itertools.permutations(range(len(members))):
-            index = []
-            for name, start in zip(names, ends, strict=False):
-                at = np.arange(start, start + cls.sizes[name]).reshape(shapes[name])
-                for (other, axis), labels in part.units.places.items():
-                    if other == name:
-                        to = np.arange(len(labels))
-                        for k, unit in enumerate(members):
-                            to[labels == unit] = np.flatnonzero(labels == members[order[k]])
-                        at = np.take(at, to, axis=axis)
-                index.append(at.ravel())
-            moves.append(np.concatenate(index))
-    group = {tuple(range(ends[-1]))}
-    waiting = list(group)
+    ends = np.cumsum([0, *(cls.sizes[name] for name in names)])
+    moves, sets = [], UnitSets.of(cls.graph)
+    for part in sets.sets:
+        for order in itertools.permutations(range(len(part.members))):
+            moves.append(moved_by(part, cls.graph, names, shapes, ends, order=order))
+    for gauge in gauges(sets):
+        for k in range(len(gauge.part.members) if gauge.sign and not gauge.joint else 0):
+            moves.append(moved_by(gauge.part, cls.graph, names, shapes, ends, sign=(gauge, k)))
+    still = np.arange(ends[-1]), np.ones(ends[-1], int)
+    group, waiting = {(tuple(still[0]), tuple(still[1]))}, [still]
     while waiting:
-        one = np.array(waiting.pop())
-        for move in moves:
-            found = tuple(one[move].tolist())
-            if found not in group:
-                group.add(found)
+        one = waiting.pop()
+        for index, signs in moves:
+            found = one[0][index], one[1][index] * signs
+            key = tuple(found[0].tolist()), tuple(found[1].tolist())
+            if key not in group:
+                group.add(key)
                 waiting.append(found)
-    points = np.array(
-        list(
-            itertools.product(
-                *(range(cells[name]) for name in names for _ in range(cls.sizes[name]))
-            )
-        )
-    )
-    weight = max(cells.values()) ** np.arange(ends[-1])
-    least = np.min([points[:, list(g)] @ weight for g in group], axis=0)
+    axes = [
+        range(1 - cells[name], cells[name], 2) for name in names for _ in range(cls.sizes[name])
+    ]
+    points = np.array(list(itertools.product(*axes)))
+    weight = (2 * max(cells.values()) + 1) ** np.arange(ends[-1])
+    least = np.min([(points[:, list(g)] * np.array(t)) @ weight for g, t in group], axis=0)
     return len(np.unique(least)), len(points), len(group)
 
 
@@ -287,6 +311,9 @@ def test_orbits_by_brute_force(kind, monkeypatch):
     module, shape = small(kind)
     cls = mo.complexity(graph_of(module, shape)).cls
     cells = {name: 2 if cls.parameters < 16 else 1 for name in cls.bounds}
+    if kind.startswith("odd"):
+        cells = {name: 3 if len(cls.graph.constants[name].shape) > 1 else 2 for name in cls.bounds}
+        assert any(part.turned for part in cls.owned)
     monkeypatch.setattr(GraphClass, "cells", lambda self, eps: cells)
     counted, points, group = orbits(cls, cells)
     found = math.exp(cls.log_permuted(Fraction(1)))
@@ -294,6 +321,31 @@ def test_orbits_by_brute_force(kind, monkeypatch):
     assert points / group <= counted
     assert math.isclose(math.exp(cls.log_plain(Fraction(1))), points)
     assert math.isclose(math.exp(cls.log_group), group)
+
+
+def test_orbits_of_attention_by_brute_force(monkeypatch):
+    """Two heads of one coordinate: heads trade places, and each has two signs, of which the theorem counts one."""
+
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.q, self.k, self.v, self.o = (nn.Linear(2, 2, bias=False) for _ in range(4))
+
+        def forward(self, x):
+            def split(t):
+                return t.reshape(*t.shape[:-1], 2, 1).transpose(-2, -3)
+
+            p = torch.softmax(split(self.q(x)) @ split(self.k(x)).transpose(-1, -2), -1)
+            return self.o((p @ split(self.v(x))).transpose(-2, -3).reshape(x.shape))
+
+    cls = mo.complexity(mo.load(Heads(), input_shape=(3, 2))).cls
+    cells = dict.fromkeys(cls.bounds, 2)
+    monkeypatch.setattr(GraphClass, "cells", lambda self, eps: cells)
+    counted, points, group = orbits(cls, cells)
+    assert (points, group) == (2**16, 2 * 2**4)
+    assert (
+        points / group <= counted <= math.exp(cls.log_permuted(Fraction(1))) * (1 + 1e-9) < points
+    )
 
 
 def graph_of(module, shape):
@@ -394,6 +446,8 @@ def test_mistakes():
         mo.complexity(graph, bound=0.001)
     with pytest.raises(ValueError, match="one for each tensor; what of"):
         mo.complexity(graph, bound={"nobody": 1})
+    with pytest.raises(mo.ArgumentError, match="for widths and chains"):
+        mo.complexity(graph, bound="he")
     with pytest.raises(ValueError, match="accuracy"):
         mo.complexity(graph, accuracy=0)
     with pytest.raises(ValueError, match="input_bound"):

@@ -222,6 +222,23 @@ def test_the_claim_counts_as_well():
     assert judged_graph(other, case.model, case.model).startswith("rejected")
 
 
+@pytest.mark.parametrize(("rows", "verdict"), [((0, 1, 2), "accepted"), ((1,), "undecided")])
+def test_what_is_multiplied_by_zero_behind_a_layer(rows, verdict):
+    """A constant unit of which nothing but a row is read that is multiplied by zero goes, and adds nothing."""
+    b = Builder("n", 2)
+    weight = [[1, 2], [3, -1], [2, 3], [0, 0]]
+    second = np.array([[1, 2, 3, 0], [4, 5, 6, 0], [2, 1, 5, 0]])
+    second[list(rows), 3] = 2
+    y = b.dense(b.each("relu", b.dense("x", "a", weight, [1, 0, 0, 1])), "c", second, [0, 1, 2])
+    model = b.model(b.each("mul", y, b.constant("s", [1, 0, 2])))
+    found = reduce_graph(model, ranges={}, budget=50)
+    rounds = tuple(map(tuple, found.rounds))
+    assert len(found.graph.constants["a.w"]) == 3
+    claim = GraphCertificate(model.digest, found.graph.digest, rounds, {}, found.slack)
+    claim.verify(found.graph, model)
+    assert judged_graph(claim, found.graph, model).startswith(verdict)
+
+
 @pytest.mark.parametrize("kind", ["tanh", "sigmoid"])
 def test_values_that_the_search_writes(kind):
     """Units that are nearly constant between bounds go within a tolerance, and both checkers say so."""

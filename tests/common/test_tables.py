@@ -90,3 +90,13 @@ def test_real_tables_fit():
         for width in (40, 80):
             for line in answer.table().text(width).splitlines():
                 assert len(line) <= width or not re.search(r"\S\s+\S", line.strip())
+
+
+def test_a_record_that_a_number_names_says_of_what():
+    grid = Columns(
+        ["hidden units", "student", "largest units"], [["4", "~ 6.98e-02", "~ 5.48e-01"]]
+    )
+    first, *_ = grid.text(20).splitlines()
+    assert first == "hidden units 4"
+    named = Columns(["run", "student", "largest units"], [["a", "~ 6.98e-02", "~ 5.48e-01"]])
+    assert named.text(20).splitlines()[0] == "a"

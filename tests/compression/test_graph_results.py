@@ -176,23 +176,23 @@ def test_its_picture_has_a_row_for_each_axis_and_a_cell_for_each_unit():
     small = mo.compress(convolutions())
     assert small.plot_data() == {
         "axes": ["w1"], "before": [3], "after": [1], "units": [[0, 1, 1]],
-        "fates": ["lives", "left out", "merged", "combined"],
+        "fates": ["lives", "dead", "merged", "combined", "constant"],
     }  # fmt: skip
     ax = small.plot()
     (row,) = ax.images
     assert row.get_array().shape == (1, 3, 3)
     assert len({tuple(colour) for colour in row.get_array()[0].tolist()}) == 2
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lives", "left out"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["lives", "dead"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["w1"]
     assert [text.get_text() for text in ax.texts] == ["3 \N{RIGHTWARDS ARROW} 1"]
 
 
 @pytest.mark.parametrize(("rows", "units"), [(0, 0), (1, 4), (60, 1000)])
 def test_pictures_of_few_and_of_many_units_can_be_drawn(rows, units, tmp_path):
-    fates = np.random.default_rng(0).integers(0, 4, (rows, units)).tolist()
+    fates = np.random.default_rng(0).integers(0, 5, (rows, units)).tolist()
     data = {
         "axes": [f"{'layer.' * 9}{k}" for k in range(rows)], "before": [units] * rows,
-        "after": [row.count(0) for row in fates], "units": fates, "fates": list("abcd"),
+        "after": [row.count(0) for row in fates], "units": fates, "fates": list("abcde"),
     }  # fmt: skip
     ax = axes_figure(data)
     assert len(ax.images) == rows
@@ -203,13 +203,16 @@ def test_pictures_of_few_and_of_many_units_can_be_drawn(rows, units, tmp_path):
 
 
 def test_which_units_live_is_said_by_index():
-    small = mo.compress(convolutions(bias=(1.0, 0.5, 0.5)))
+    small = mo.compress(convolutions(bias=(1.0, 0.5, -0.5)))
     assert {name: fates.tolist() for name, fates in small.living().items()} == {
-        "w1": [0, 1, 1], "w2": [0, 0],
+        "w1": [0, 4, 1], "w2": [0, 0],
     }  # fmt: skip
+    rows = dict(small.rows())
+    assert rows["units"] == "2 left out (1 of them constant)"
+    assert rows["w1"] == "3 -> 1 (1 dead, 1 constant)"
     fates = small.living()["w1"]
     fates[:] = 0  # the caller's own
-    assert small.living()["w1"].tolist() == [0, 1, 1]
+    assert small.living()["w1"].tolist() == [0, 4, 1]
 
 
 def test_the_first_layer_tells_a_box_of_another_scale():

@@ -69,6 +69,19 @@ def test_transformer_blocks_with_dropout_in_training_mode():
         assert ".linear" in name or torch.equal(value, kept[name])
 
 
+def test_unpacked_it_is_the_module_and_a_table():
+    net, x = block(width=32), torch.randn(100, 4)
+    small = shrink(net, x, keep=0.5)
+    module, table = small
+    assert module is small.module
+    assert list(table) == list(small.blocks) == small.rows() == table.rows()
+    assert len(table) == len(small) == len(small.blocks)
+    assert table["0"] is table[0] is small[0]
+    assert table.to_dict() == small.to_dict()
+    assert table.statement == small.statement
+    assert not hasattr(table, "module")
+
+
 def test_blocks_that_meet_are_narrowed_in_turn():
     sizes = ((4, 12), (12, 12), (12, 12))
     net = nn.Sequential(

@@ -144,8 +144,19 @@ def test_more_inputs_than_the_budget_are_refused_with_their_number(tmp_path):
         mo.distance(net, path, on=mo.Grid(), budget=65535)
     wide = network(4, (40, 3, 1))
     path = on_disk(tmp_path, quantised(wide, STEPS, ZEROS), "wide.tflite")
-    with pytest.raises(mo.BudgetExhausted, match=str(256**40)):
+    with pytest.raises(mo.BudgetExhausted, match=r"about 10\^96 integer inputs") as caught:
         mo.distance(wide, path, on=mo.Grid())
+    assert "budget=1" in str(caught.value)  # what was given, and no other one is advised
+    assert str(caught.value).count("budget=") == 1
+
+
+def test_more_inputs_than_a_number_has_digits_are_refused(shared):
+    """The person detector takes 27,648 bytes: Python writes no number of so many digits."""
+    path = str(shared / "models" / "graph" / "vww_96_int8.tflite")
+    with pytest.raises(
+        mo.BudgetExhausted, match=r"about 10\^66583 integer inputs.*on=Grid\(0, 1\)"
+    ):
+        mo.distance(path, path, on=mo.Grid())
 
 
 def test_activations_without_rational_values_are_bracketed(tmp_path):
@@ -362,15 +373,19 @@ def test_forged_answers_are_rejected(tmp_path):
     other = {name: q + (1 if q.max() < 127 else -1) for name, q in d.integers.items()}
     for change in (
         {"upper": d.upper / 2, "lower": 0.0}, {"lower": d.upper * 2, "upper": d.upper * 3},
-        {"exact": d.exact + 1}, {"points": 255}, {"integers": other}, {"entry": 1 - d.entry},
+        {"exact": d.exact + 1}, {"points": 255}, {"points": 257}, {"integers": other}, {"entry": 1 - d.entry},
         {"argmax": {name: x + 1 for name, x in d.argmax.items()}}, {"rules": ("a", "b")}, {"said": "some inputs"},
         {"status": "refuted"},
     ):  # fmt: skip
-        with pytest.raises((mo.CertificateRejected, mo.BudgetExhausted)):
+        with pytest.raises(mo.CertificateRejected):
             replace(d, **change).check()
     e = mo.equivalent(net, d.b, on=mo.Grid(), eps=d.upper)
     with pytest.raises(mo.CertificateRejected):
         replace(e, eps=d.upper / 2).check()
+    decision = mo.equivalent(net, d.b, on=mo.Grid(), decision=True)
+    for points in (1, 255, 257):
+        with pytest.raises(mo.CertificateRejected):
+            replace(decision, points=points).check()
 
 
 def test_what_is_refused_and_how(tmp_path):
@@ -431,3 +446,96 @@ def test_on_the_command_line(tmp_path, monkeypatch):
     said, code = failure(found.exception), found.exception.exit_code
     assert code == 3
     assert "--budget 65536, or fewer inputs, --on grid:0,1" in str(said)
+
+
+def added(names: Any, turned: bool = False, shape: Any = (1, 2)) -> bytes:
+    """The sum of two inputs, of which the second is halved."""
+    f = File()
+    ends = {"dtype": "int8", "scale": 0.1, "zero": 0}
+    given = [f.input(*shape, **ends) for _ in names]
+    for k, name in zip(given, names, strict=True):
+        f.tensors[k].name = name
+    half = f.add("QUANTIZE", [given[1]], f.value(*shape, dtype="int8", scale=0.2, zero=0))
+    y = f.value(*shape, **ends)
+    f.add("ADD", [given[0], half], y, "Add")
+    if turned:
+        order = f.stored(np.array([0, 2, 1], np.int32))
+        y = f.add("TRANSPOSE", [y, order], f.value(shape[0], shape[2], shape[1], **ends))
+    return f.write(y)
+
+
+def test_inputs_of_the_same_names_in_another_order_are_refused(tmp_path):
+    files = [
+        on_disk(tmp_path, added(names), f"{k}.tflite")
+        for k, names in enumerate((("a", "b"), ("b", "a"), ("c", "d")))
+    ]
+    grid = mo.Grid(0, 0.1)
+    for verb in (mo.distance, mo.equivalent):
+        with pytest.raises(
+            mo.ShapeError, match=r"inputs a, b and b, a: they are matched by their places"
+        ):
+            verb(*files[:2], on=grid)
+    assert mo.distance(files[0], files[2], on=grid).upper == 0  # other names say nothing
+
+
+def test_outputs_of_other_shapes_are_refused(tmp_path):
+    """As many entries, in another order."""
+    shape = (1, 2, 3)
+    a, b = (
+        on_disk(tmp_path, added(("a", "b"), turned, shape), f"{turned}.tflite")
+        for turned in (False, True)
+    )
+    for more in ({}, {"decision": True}):
+        with pytest.raises(mo.ShapeError, match=r"shapes \(1, 2, 3\) and \(1, 3, 2\)"):
+            mo.equivalent(a, b, on=mo.Grid(0, 0), **more)
+
+
+def test_stored_integers_of_torch_are_what_they_stand_for(tmp_path):
+    """A convolution whose weights torch stores as int8 and scales, beside a file with the same integers:
+    the difference is that of rational arithmetic, and not that of weights rounded to floats of 32 bits.
+    """
+    torch = pytest.importorskip("torch")
+    import importlib
+
+    importlib.import_module("torch.ao.quantization.fx._decomposed")
+    from moduli.pytorch import read_module
+
+    rng = np.random.default_rng(20)
+    weight = rng.integers(-127, 128, (3, 3, 3, 1)).astype(np.int8)
+    s, v, t = np.float32(0.02), np.float32(0.0073), np.float32(0.05)
+
+    class Image(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("q", torch.tensor(np.moveaxis(weight, 3, 1).copy()))
+
+        def forward(self, x):
+            dequantise = torch.ops.quantized_decomposed.dequantize_per_tensor
+            w = dequantise(self.q, float(v), 0, -128, 127, torch.int8)
+            return torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), w).permute(0, 2, 3, 1)
+
+    f = File()
+    x = f.input(1, 4, 4, 1, dtype="int8", scale=s, zero=3)
+    w, b = f.stored(weight, scale=v), f.stored(np.zeros(3, np.int32), scale=s * v)
+    y = f.value(1, 2, 2, 3, dtype="int8", scale=t, zero=0)
+    data = f.write(f.add("CONV_2D", [x, w, b], y, "Conv2D", StrideW=1, StrideH=1, Padding=1))
+    low = float(s) * rng.integers(-50, 50, (1, 4, 4, 1))
+    high = low.copy()
+    high[0, 1, 2, 0] += 0.11
+    graph = read_module(Image(), torch.zeros(1, 4, 4, 1))
+    d = mo.distance(graph, on_disk(tmp_path, data), on=mo.Grid(low, high, kernels="litert"))
+    first = np.rint(low / float(s)).astype(int) + 3
+    worst = Fraction(0)
+    for i in range(d.points):
+        q = first.copy()
+        q[0, 1, 2, 0] += i
+        (found,) = reference(data, q[None].astype(np.int8))
+        for r, c, k in itertools.product(range(2), range(2), range(3)):
+            total = int(
+                ((q[0, r : r + 3, c : c + 3, 0] - 3) * weight[k, :, :, 0].astype(int)).sum()
+            )
+            real = Fraction(float(s)) * Fraction(float(v)) * total
+            worst = max(worst, abs(real - Fraction(float(t)) * int(found[0, r, c, k])))
+    assert d.points == 6
+    assert Fraction(d.lower) <= worst <= Fraction(d.upper)
+    assert d.upper - d.lower < 1e-11  # rounded weights are off by some 1e-8

@@ -132,6 +132,25 @@ class Computed(nn.Module):
         return q.float()
 
 
+class Unround(nn.Module):
+    """Weights with a scale that is no float of 32 bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("q", torch.tensor([[3, -7], [5, 1]], dtype=torch.int8))
+
+    def forward(self, x: Any) -> Any:
+        w = OPS.dequantize_per_tensor(self.q, 0.1, 0, -128, 127, torch.int8)
+        return nn.functional.linear(x, w)
+
+
+def test_scales_that_torch_would_round_are_opaque():
+    graph = read_module(Unround(), torch.zeros(3, 2))
+    assert any(
+        "dequantize_per_tensor" in note and "no float of 32 bits" in note for note in graph.notes
+    )
+
+
 def test_steps_that_are_computed_are_opaque():
     graph = read_module(Computed(), torch.zeros(3, 2))
     assert any("quantize_per_channel" in note and "computed" in note for note in graph.notes)

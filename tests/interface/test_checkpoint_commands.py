@@ -41,12 +41,25 @@ def test_equal_says_yes_or_undecided(folders):
     assert code == 3
     assert data["status"] == "undecided"
     assert not data["related"]
-    code, said = run("equal a b --eps 0.1")
-    assert code == 2
-    assert "leave out" in said
-    code, said = run("equal a zoo:digits-plain")
-    assert code == 4
-    assert "compared with another one" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ("equal a b --eps 0.1", 2, "leave out"),
+        ("equal a zoo:digits-plain", 4, "compared with another one"),
+        ("align a b -o moved.onnx", 2, "is written as .safetensors"),
+        ("align a b -o moved.safetensors --merge 0.5", 2, "not for checkpoints"),
+        ("align a b -o moved.safetensors --on data.npy", 2, "not for checkpoints"),
+        ("canon a -o normal.onnx", 2, "is written as .safetensors"),
+        ("equal a a/config.json", 4, "config.json"),
+    ],
+)
+def test_what_is_not_for_checkpoints_is_refused(words, code, why, folders):
+    found, said = run(words)
+    assert (found, why in said) == (code, True), said
+    assert not list(folders.glob("moved*"))
+    assert not list(folders.glob("normal*"))
 
 
 def test_align_writes_what_was_moved(folders):
@@ -58,12 +71,6 @@ def test_align_writes_what_was_moved(folders):
     for file in (folders / "b").glob("*.safetensors"):
         for name, numbers in read_safetensors(file)[1].items():
             assert (moved[name] == numbers).all()
-    code, said = run("align a b -o moved.onnx")
-    assert code == 2
-    assert "is written as .safetensors" in said
-    code, said = run("align a b -o moved.safetensors --merge 0.5")
-    assert code == 2
-    assert "not for checkpoints" in said
 
 
 def test_canon_gives_one_file_and_signature_for_both(folders):

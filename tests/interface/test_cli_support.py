@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, save_model
 
 import moduli as mo
 from moduli.common.domains import ON_ALL, ON_BOX, ON_GAUSSIAN, ON_SAMPLES
-from moduli.interface.cli import _domain, main
-from moduli.interface.cli_support import failure, option
+from moduli.interface.cli import OF_GRAPHS, _domain, main
+from moduli.interface.cli_support import failure
+from moduli.interface.wording import option
 from moduli.kernel.errors import Asked
 
 SUFFIXES = ".onnx .nnet .safetensors .npz .pth .pt .tar .ckpt .tflite .keras .h5 .hdf5"
@@ -85,16 +86,20 @@ MISTAKES = {
     "an operation that is not dense": (
         "identify pool.onnx --on box:-1,1",
         4,
-        "pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
+        "pool.onnx is no chain of dense layers, of which alone this is asked; of graphs such as this one ask "
+        f"{OF_GRAPHS} "
+        "(pool.onnx: node 0 'pool' (MaxPool) is not understood; understood are dense layers (Gemm, MatMul, Conv on its whole "
         "image), Add/Sub/Mul/Div with constants, BatchNormalization, rearrangements, activations (Relu, LeakyRelu, PRelu, Elu, "
         "Selu, Celu, Clip, HardSigmoid, HardSwish, Mish, Tanh, Sigmoid, Erf, Gelu, Swish, Softplus, Sin, Abs), and Softmax "
-        "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink",
+        "last; dense blocks inside any torch module are narrowed by moduli.pytorch.shrink)",
     ),
     "a residual network": (
         "identify residual.onnx --on box:-1,1",
         4,
-        "residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
-        "residual connection or a branch); affine images of the same activations may meet",
+        "residual.onnx is no chain of dense layers, of which alone this is asked; of graphs such as this one ask "
+        f"{OF_GRAPHS} "
+        "(residual.onnx: node 1 'skip' (Add): two tensors that depend on the input meet, with activations between them (a "
+        "residual connection or a branch); affine images of the same activations may meet)",
     ),
     "a whole module, pickled": (
         "info module.pth",
@@ -223,6 +228,11 @@ def test_a_mistake_is_one_line_with_the_way_out(folder, monkeypatch, capsys, nam
         (Asked("on", mo.Box([-2] * 9, [2] * 9)), "on=Box(-2, 2)", "--on box:-2,2"),
         (Asked("on", mo.Box(range(9), 9)), "on=Box(<9: 0 to 8>, 9)", "--on box"),
         (Asked("on", mo.Samples([[1.0]])), "on=Samples(1 rows of 1)", "--on FILE.npz"),
+        (
+            Asked("on", mo.Grid(0, 1, kernels="litert")),
+            "on=Grid(0, 1, kernels='litert')",
+            "--on grid:0,1 --kernels litert",
+        ),
         (Asked("eps", 0.1), "eps=0.1", "--eps 0.1"),
         (Asked("max_slack", 1.5), "max_slack=1.5", "--max-slack 1.5"),
         (Asked("minimal", True), "minimal=True", "--minimal"),
@@ -251,3 +261,12 @@ def test_what_is_advised_for_a_box_can_be_typed():
         wanted = box.of_dimension(2)
         assert np.array_equal(again.of_dimension(2).low, wanted.low)
         assert np.array_equal(again.of_dimension(2).high, wanted.high)
+
+
+def test_what_draws_is_looked_for_before_the_work(monkeypatch, tmp_path):
+    from moduli.interface.cli_support import MODEL, PICTURE
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(mo.MissingExtra, match="pip install 'moduli\\[plot\\]'"):
+        PICTURE.convert(str(tmp_path / "p.svg"), None, None)
+    assert MODEL.convert(str(tmp_path / "m.onnx"), None, None) == str(tmp_path / "m.onnx")

@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from page_outline import Outline, require_whole
 from stand_ins import refuse_to_shrink
+from tflite_models import File
 
 import moduli as mo
 from moduli import api
@@ -116,8 +117,8 @@ def test_numbers_are_those_of_the_compression(made):
         assert str(html.prose(sizes)) in section.body
     everywhere, on_box = (made["a box"].sections[k].body for k in (3, 2))
     assert "<svg" not in everywhere  # all units live
-    assert 'aria-label="w1: 2 lives, 2 left out"' in on_box
-    assert "4 → 2, 2 left out" in on_box
+    assert 'aria-label="w1: 2 lives, 2 dead"' in on_box
+    assert "4 → 2, 2 dead" in on_box
 
 
 def test_a_box_that_silences_half_of_the_first_layer_is_doubted(made):
@@ -154,8 +155,10 @@ def test_what_could_not_be_written_is_said(monkeypatch):
 
 def test_long_tables_are_folded(made):
     body = made["deep"].sections[1].body
-    assert body.count("<tr>") == 40 + 2
-    assert "<summary>24 more</summary>" in body
+    assert (
+        body.count("<tr>") == 40 + 3
+    )  # two heads of axes that can lose units, one of those that stay
+    assert "<summary>23 more</summary>" in body
     assert "<details" not in made["a box"].html
 
 
@@ -211,7 +214,7 @@ def test_the_command_writes_a_page_and_refuses_what_graphs_do_not_know(tmp_path,
     done = CliRunner().invoke(cli.cli, ["report", str(path), "-o", str(out), "--on", "box:0,1"])
     assert done.exit_code == 0, done.output
     assert "What goes on the box" in done.stdout
-    assert "--on box:0,1" in out.read_text()
+    assert "--on box:0,1" in Outline(out.read_text()).text
     np.savez(tmp_path / "data.npz", x=np.zeros((3, 16)))
     for on in ("gaussian", str(tmp_path / "data.npz")):
         with pytest.raises(SystemExit) as ended:
@@ -227,3 +230,30 @@ def run(arguments):
 
     with mock.patch.object(sys, "argv", ["moduli", *arguments]):
         cli.main()
+
+
+def test_the_caption_explains_what_the_picture_shows_alone(made):
+    on_box = made["a box"].sections[2].body
+    assert "Dead: zero there" in on_box
+    assert "Combined" not in on_box
+
+
+def test_what_is_written_is_of_a_kind_that_the_model_is_written_as(tmp_path, monkeypatch):
+    """A file of TensorFlow Lite is made of one alone; names of tensors break where they are parted."""
+    monkeypatch.chdir(tmp_path)
+    f = File()
+    x, y, z = f.input(1, 4, 4, 2), f.value(1, 4, 4, 4), f.value(1, 4, 4, 1)
+    strides = {"StrideW": 1, "StrideH": 1}
+    filters = np.ones((4, 3, 3, 2), "float32")
+    filters[1] = 0
+    f.add("CONV_2D", [x, f.stored(filters), f.stored(np.zeros(4, "float32"))], y, "Conv2D",
+          FusedActivationFunction=1, **strides)  # fmt: skip
+    last, bias = f.stored(np.ones((1, 3, 3, 4), "float32")), f.stored(np.zeros(1, "float32"))
+    f.add("CONV_2D", [y, last, bias], z, "Conv2D", **strides)
+    (tmp_path / "m.tflite").write_bytes(f.write(z))
+    page = report("m.tflite", on=mo.Box(0, 1))
+    for section, out in ((page.sections[2], "region.tflite"), (page.sections[3], "small.tflite")):
+        assert f"-o {out} " in section.commands[0]
+        for line in section.commands:
+            run(shlex.split(line)[1:])
+    assert html.names("a/b;c:d.w") == "a/<wbr>b;<wbr>c:<wbr>d.<wbr>w"

@@ -124,7 +124,7 @@ def test_what_fails_says_so_and_the_page_is_made(monkeypatch):
 
 def test_a_box_is_asked():
     made = report(planted(), on=mo.Box(-1, 1))
-    assert "Units of each hidden layer, on box:-1,1. Inactive:" in made.html
+    assert "Units of each hidden layer, on box:-1,1." in made.html
     region = mo.compress(planted(), on=mo.Box(-1, 1), budget=2_000)
     lines = {section.name: section.line for section in made.sections}
     assert f"{region.network.units} of 6 hidden units on box:-1,1" in lines["units"]
@@ -216,8 +216,13 @@ def test_pieces_of_markup():
     assert html.element("a", "<", href='"', class_="k") == '<a href="&quot;" class="k">&lt;</a>'
     assert html.prose("a -> b <= e^12.5") == "a → b ≤ e<sup>12.5</sup>"
     deep = html.drawing([4] * 30, ["x"] * 30)
-    assert deep.count('class="layer"') == 8
+    assert deep.count('class="layer"') == 8 + 4  # of a wide screen, of a narrow one
     assert "22 more" in deep
+    assert "26 more" in deep
+    assert "narrow-only" not in html.drawing([4] * 5, ["x"] * 5)
+    assert html.prose("--max-slack 1e-06") == (
+        '<span class="whole">--max-slack</span> <span class="whole">1e-06</span>'
+    )
 
 
 def test_a_refusal_is_asked_once():
@@ -266,3 +271,17 @@ def test_in_a_browser(tmp_path, made):
     )
     assert "CONSOLE" not in done.stderr
     assert done.stdout.count("<section") == len(made["deep"].sections)
+
+
+def test_what_is_said_is_said_in_the_words_of_commands():
+    """Two hidden layers of tanh: identifiability is asked in a box, and what goes further is typed."""
+    rng = np.random.default_rng(0)
+    parts = [p for n, m in ((3, 4), (4, 4), (4, 2)) for p in (rng.normal(size=(m, n)), np.zeros(m))]
+    page = mo.report(mo.Network.mlp(*parts, activation="tanh"), budget=20)
+    lines = {section.name: section for section in page.sections}
+    assert lines["identity"].line == "asked in a box; add --on box:LO,HI"
+    assert not lines["identity"].commands
+    assert "(on)" not in page.html
+    assert "(eps)" not in page.html
+    assert "(--on" in re.sub(r"<[^>]*>", "", page.html)
+    assert "on=None" not in page.html

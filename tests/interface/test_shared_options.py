@@ -320,3 +320,12 @@ def test_what_is_run_to_compare_is_not_empty(tmp_path, monkeypatch, recwarn):
     assert np.isfinite(theirs["y"]).all()
     assert np.array_equal(ours["y"], theirs["y"])
     assert not [w for w in recwarn if "empty" in str(w.message)]
+
+
+def test_every_command_that_searches_takes_a_time_limit():
+    searching = {name for name, command in cli.commands.items() if "budget" in options_of(command)}
+    assert {"compress", "distance", "report", "plot", "depth"} <= searching
+    limited = {
+        name for name, command in cli.commands.items() if "time_limit" in options_of(command)
+    }
+    assert searching == limited

@@ -43,6 +43,13 @@ def test_a_new_stage_has_a_pace_of_its_own():
     assert pace.line() == "second: 10 of 50, 1:01:40 gone, about 0:40 more for these"
 
 
+def test_of_what_follows_a_stage_that_is_over_nothing_is_said():
+    pace = Pace(clock(0, 0, 3, 30))
+    pace.step(0, 2, "reduced")
+    pace.step(2, 2, "reduced")
+    assert pace.line() == "reduced: 2 of 2, 0:30 gone"
+
+
 def test_a_stage_of_which_something_is_done_began_when_the_one_before_ended():
     pace = Pace(clock(0, 4, 5))
     pace.step(1, 4, "first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import combinations
 
@@ -12,6 +13,7 @@ from strategies import folded
 
 import moduli as mo
 from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedModel
+from moduli.piecewise import fewest_units
 
 N = mo.Network.mlp
 
@@ -221,6 +223,25 @@ def test_numbers_that_do_not_add_up_are_rejected():
     ):
         with pytest.raises(CertificateRejected):
             forged.check()
+
+
+def test_so_many_hyperplanes_are_counted_as_is_said(monkeypatch):
+    numbers = re.search(
+        r"more than (\d+), with one unit more (\d+), with two more (\d+)",
+        mo.minimal_networks.__doc__,
+    )
+    monkeypatch.setattr(
+        fewest_units, "_sums", lambda terms, length: []
+    )  # only whether there are too many
+    for shared, most in enumerate(map(int, numbers.groups())):
+        for count, fits in ((most, True), (most + 1, False)):
+            rows = [(1, k) for k in range(count)]
+            try:
+                fewest_units._halves(rows, ((0, 0), rows), tuple(range(shared)))
+            except Undecided:
+                assert not fits
+            else:
+                assert fits
 
 
 def test_what_is_not_counted_is_said():

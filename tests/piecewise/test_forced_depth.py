@@ -227,5 +227,5 @@ def test_slices():
     rng = np.random.default_rng(0)
     found = depth(mo.pieces(net, on=mo.Box(-4, 4), slice=tuple(rng.integers(-4, 5, (3, 5)) / 4.0)))
     assert found.strict == 2
-    assert "of a slice" in dict(found.rows())["in"]
+    assert "of a slice" in dict(found.rows())["on"]
     assert found.check()

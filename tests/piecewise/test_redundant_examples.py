@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise, product
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -108,12 +108,12 @@ def test_a_weight_may_be_anything_from_zero_on():
     """The whole family of one parameter, and what lies before it is another function."""
     net = named(1, 2)["a weight that is never used"].network
     (w, b), (v, c), (o, d) = ((x.weight, x.bias) for x in net.layers)
-    for a, same in product((0.0, 0.5, 1.0, 7.0, -0.5), (True,)):
+    for a in (0.0, 0.5, 1.0, 7.0, -0.5):
         weight = np.array(v)
         weight[0, 1] = -a
         moved = N(w, b, weight, c, o, d, activation="relu")
         answer = mo.equivalent(net, moved, on=mo.Box(-8, 8))
-        assert answer.status == ("proved" if (a >= 0) == same else "refuted")
+        assert answer.status == ("proved" if a >= 0 else "refuted")
 
 
 def test_forged_examples_are_rejected():

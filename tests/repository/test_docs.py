@@ -15,6 +15,7 @@ import textwrap
 import unicodedata
 import warnings
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -77,9 +78,43 @@ def broken(page: Path, text: str) -> list[str]:
     return out
 
 
+def test_tables_stand_between_empty_lines():
+    """Else what follows is a row of the table, and what stands before is none of it."""
+    pages = [
+        *ROOT_PAGES,
+        *PAGES,
+        *sorted((ROOT / "benchmarks").rglob("*.md")),
+        *(ROOT / "changelog.d").glob("*.md"),
+    ]
+    wrong = list[str]()
+    for path in pages:
+        text = re.sub(
+            r"(?ms)^```.*?^```$", lambda code: "\n" * code[0].count("\n"), path.read_text()
+        )
+        lines = ["", *text.split("\n"), ""]
+        for number, (one, two) in enumerate(pairwise(lines)):
+            if one.startswith("|") != two.startswith("|") and (one + two).strip() not in (one, two):
+                wrong.append(f"{name(path)}:{number}")
+    assert not wrong
+
+
 @pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=name)
 def test_links_lead_somewhere(page):
     assert not broken(page, page.read_text())
+
+
+MEASURED = re.compile(
+    r"(?<![\w.-])\d+(?:\.\d+)? (?:s|ms|seconds|minutes|MB|GB)(?!\w)|\d% |\d -> \d"
+)
+DATED = re.compile(
+    r"(?:January|February|March|April|May|June|July|August|September|October|November|December) 20\d\d"
+)
+
+
+@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES, ROOT / "benchmarks" / "README.md"], ids=name)
+def test_pages_with_measured_numbers_say_when_they_were(page):
+    text = page.read_text()
+    assert not MEASURED.search(without_code(text)) or DATED.search(text)
 
 
 def test_the_link_test_sees_what_is_broken():

@@ -22,7 +22,8 @@ from typing import Any
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 COMMON = (
-    "moduli.interface.cli", "moduli.api", "onnx.reference", "rich.table", "scipy.optimize", "torch", "matplotlib.figure"
+    "moduli.__main__", "moduli.interface.cli", "moduli.api", "onnx.reference", "rich.table", "scipy.optimize", "torch",
+    "matplotlib.figure",
 )  # fmt: skip
 
 
@@ -58,7 +59,7 @@ def _serve() -> None:
         child = os.fork()
         if not child:
             _begin(*json.loads(line))
-            return importlib.import_module("moduli.interface.cli").main()
+            return importlib.import_module("moduli.__main__").main()
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 

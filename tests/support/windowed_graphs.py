@@ -27,7 +27,9 @@ from moduli.kernel.graph.operators import (
 
 Rng = np.random.Generator
 SMOOTH: dict[str, Callable[..., Any]] = {
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": functional.silu,
+    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": functional.silu, "gelu": functional.gelu,
+    "mish": functional.mish, "softplus": functional.softplus, "exp": torch.exp,
+    "elu": functional.elu, "selu": lambda x, a, b: b * functional.elu(x, a),
 }  # fmt: skip
 BENT: dict[str, Callable[..., Any]] = {
     "relu": torch.relu, "abs": torch.abs, "neg": torch.neg, "identity": lambda x: x,
@@ -35,9 +37,12 @@ BENT: dict[str, Callable[..., Any]] = {
     "clip": lambda x, low, high: torch.clamp(x, low, high),
     "hardsigmoid": lambda x, a, b: torch.clamp(a * x + b, 0, 1), "hardswish": functional.hardswish,
 }  # fmt: skip
-NUMBERS = {"leaky_relu": (0.25,), "clip": (-0.5, 1.0), "hardsigmoid": (0.2, 0.5)}
+NUMBERS: dict[str, tuple[float, ...]] = {
+    "leaky_relu": (0.25,), "clip": (-0.5, 1.0), "hardsigmoid": (0.2, 0.5), "elu": (0.75,), "selu": (1.5, 1.25),
+}  # fmt: skip
 PAIRS: dict[str, Callable[..., Any]] = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "max": torch.maximum,
+    "min": torch.minimum, "prelu": lambda x, slope: torch.where(x >= 0, x, slope * x),
 }  # fmt: skip
 
 
@@ -152,6 +157,77 @@ class Windowed:
             functional.pad(v[x], around), kernel, bias, stride, 0, spacing, groups
         ))  # fmt: skip
 
+    def unpool(self, x: str) -> str | None:
+        """A transposed convolution, or the nearest entry at a larger size."""
+        shape, rng = self.shapes[x], self.rng
+        if len(shape) != 4 or max(shape[2:]) > 12:
+            return None
+        k, stride, spacing = (tuple(rng.integers(1, m, 2).tolist()) for m in (5, 4, 3))
+        if rng.random() < 0.25:
+            made = tuple(n * f for n, f in zip(shape[2:], stride, strict=True))
+            scales = (("output_size", None), ("scale_factors", tuple(map(float, stride))))
+            kind, numbers = "resize upsample_nearest2d", scales
+            if rng.random() < 0.5:
+                options = {
+                    "mode": b"nearest", "coordinate_transformation_mode": None, "nearest_mode": None, "antialias": None,
+                }  # fmt: skip
+                kind, numbers = "resize", ((1.0, 1.0, *map(float, stride)), tuple(options.items()))
+            op = Slicewise(
+                kind, ((0, 0), (1, 1)), numbers, linear=True, keeps=True, zero=True, hull=True
+            )
+            return self.add(
+                op, [x], (*shape[:2], *made), lambda v: functional.interpolate(v[x], made)
+            )
+        long = [(n - 1) * s + 1 for n, s in zip(k, spacing, strict=True)]
+        pads = tuple(int(rng.integers(0, 3)) for _ in long)
+        extra = tuple(int(rng.integers(0, n)) for n in stride)
+        made = tuple(
+            (n - 1) * s + m - 2 * p + e
+            for n, s, m, p, e in zip(shape[2:], stride, long, pads, extra, strict=True)
+        )
+        if min(made) < 1:
+            return None
+        c, alone = shape[1], rng.random() < 0.3
+        out = 1 if alone else int(rng.integers(1, 4))
+        w, kernel = self.store(rng.normal(size=(c, out, *k)) / np.sqrt(c))
+        inputs, bias = [x, w], None
+        if rng.random() < 0.6:
+            name, bias = self.store(rng.normal(size=c if alone else out) / 2)
+            inputs.append(name)
+        detail: Any = (stride, pads, spacing, extra)
+        if rng.random() < 0.5:
+            pairs = {
+                "strides": stride, "pads": (*pads, *pads), "dilations": spacing, "output_padding": extra, "auto_pad": None,
+                "output_shape": None,
+            }  # fmt: skip
+            detail = (tuple(pairs.items()),)
+        groups, (columns, rows) = (c, (1, 0)) if alone else (1, (0, 1))
+        op = Linear(1, 1, columns, rows, groups, False, False, ((0, 0),), ("transposed", *detail))
+        return self.add(
+            op, inputs, (shape[0], c if alone else out, *made),
+            lambda v: functional.conv_transpose2d(
+                v[x], kernel, bias, stride, pads, extra, groups, spacing
+            ),
+        )  # fmt: skip
+
+    def stepped(self, x: str) -> str:
+        """Rounded to integers and back."""
+        shape = self.shapes[x]
+        n = shape[1] if self.rng.random() < 0.5 else 1
+        (s, scale), (z, zero) = (
+            self.store(a) for a in (self.rng.random(n) / 4 + 0.05, self.rng.integers(-3, 4, n))
+        )
+        place = [1, -1] + [1] * (len(shape) - 2)
+        scale, zero = scale.reshape(place), zero.reshape(place)
+        whole = self.add(
+            PerUnit("quantise", 1, (-8.0, 7.0)), [x, s, z], shape,
+            lambda v: torch.clamp(torch.round(v[x] / scale) + zero, -8, 7),
+        )  # fmt: skip
+        return self.add(
+            PerUnit("dequantise", 1, (-8.0, 7.0)), [whole, s, z], shape,
+            lambda v: (v[whole] - zero) * scale,
+        )  # fmt: skip
+
     def dense(self, x: str) -> str:
         shape, last = self.shapes[x], len(self.shapes[x]) - 1
         n, out = shape[last], int(self.rng.integers(1, 5))
@@ -161,10 +237,10 @@ class Windowed:
 
     def pair(self, x: str) -> str | None:
         """With another tensor of its shape, or with stored numbers."""
-        kind = str(self.rng.choice(list(PAIRS), p=[0.5, 0.2, 0.1, 0.1, 0.1]))
+        kind = str(self.rng.choice(list(PAIRS), p=[0.4, 0.15, 0.15, 0.1, 0.08, 0.07, 0.05]))
         alike = [name for name in self.tensors if self.shapes[name] == self.shapes[x]]
         function = PAIRS[kind]
-        if self.rng.random() < 0.6 and kind != "div":
+        if self.rng.random() < 0.6 and kind not in ("div", "prelu"):
             other = str(self.rng.choice(alike))
             return self.add(
                 Elementwise(kind), [x, other], self.shapes[x], lambda v: function(v[x], v[other])
@@ -235,9 +311,12 @@ class Windowed:
             return None
         laws = dict(linear=True, keeps=True, zero=True, hull=True)
         if rng.random() < 0.3:
-            op = Slicewise("mean", ((0, 0), (1, 1)), **laws)
+            kind = str(rng.choice(["mean", "amax"]))
+            if kind == "amax":
+                laws = dict(homogeneous=True, keeps=True, zero=True, hull=True)
+            op = Slicewise(kind, ((0, 0), (1, 1)), **laws)
             return self.add(
-                op, [x], (*shape[:2], 1, 1), lambda v: v[x].mean(dim=(2, 3), keepdim=True)
+                op, [x], (*shape[:2], 1, 1), lambda v: getattr(v[x], kind)(dim=(2, 3), keepdim=True)
             )
         k, stride = (tuple(rng.integers(1, 4, 2).tolist()) for _ in range(2))
         if any(m > n for m, n in zip(k, shape[2:], strict=True)):
@@ -251,9 +330,36 @@ class Windowed:
                 ("ceil_mode", False),
             )
         sizes = [(n - m) // s + 1 for n, m, s in zip(shape[2:], k, stride, strict=True)]
+        if rng.random() < 0.5:
+            return self.maximum(x, k, stride)
         op = Slicewise("average pool", ((0, 0), (1, 1)), numbers, **laws)
         return self.add(
             op, [x], (*shape[:2], *sizes), lambda v: functional.avg_pool2d(v[x], k, stride)
+        )
+
+    def maximum(self, x: str, k: Any, stride: Any) -> str:
+        """The largest entries of windows that may reach over the border."""
+        shape, rng = self.shapes[x], self.rng
+        pads = tuple(int(rng.integers(0, n // 2 + 1)) for n in k)
+        sizes = [
+            (n + 2 * p - m) // s + 1 for n, m, s, p in zip(shape[2:], k, stride, pads, strict=True)
+        ]
+        numbers: Any = (("kernel_shape", k), ("strides", stride), ("pads", (*pads, *pads)))
+        if rng.random() < 0.5:
+            numbers = (
+                ("kernel_size", k), ("stride", stride), ("padding", pads), ("dilation", (1, 1)), ("ceil_mode", False),
+            )  # fmt: skip
+        op = Slicewise(
+            "max pool",
+            ((0, 0), (1, 1)),
+            numbers,
+            homogeneous=True,
+            keeps=True,
+            zero=True,
+            hull=True,
+        )
+        return self.add(
+            op, [x], (*shape[:2], *sizes), lambda v: functional.max_pool2d(v[x], k, stride, pads)
         )
 
     def turn(self, x: str) -> str:
@@ -276,7 +382,7 @@ class Windowed:
 
 WEIGHTS = {
     "conv": 6, "each": 6, "normed": 2, "pair": 3, "dense": 1, "concat": 1, "take": 1, "pad": 1,
-    "pool": 1, "turn": 0.5, "flat": 0.7,
+    "pool": 1.5, "unpool": 1.5, "stepped": 0.5, "turn": 0.5, "flat": 0.7,
 }  # fmt: skip
 
 

@@ -250,6 +250,9 @@ def test_tables_of_text_and_numbers(tmp_path):
     assert read_table(file).targets(None).tolist() == [0, 0, 1]
     file.write_text(",0,1\n0,1.5,2\n")  # of data frames
     assert read_table(file).names == ("", "0", "1")
+    file.write_text("\n  \na;b\n\n1;2\n \n3;4\n\n")  # empty lines are none, the first ones, too
+    assert read_table(file).names == ("a", "b")
+    assert read_table(file).numbers([0, 1]).tolist() == [[1, 2], [3, 4]]
 
 
 TABLES = {

@@ -196,10 +196,23 @@ def test_a_sweep_without_workers_says_so_and_gives_up(tmp_path, square, monkeypa
 def test_others_are_not_waited_for_forever_once_a_job_was_dropped(tmp_path, square, monkeypatch):
     monkeypatch.setattr(job_store, "WATCH", 0.01)
     monkeypatch.setattr(job_store, "LOST", 0.05)
-    executor = Deserted(dropped=True)
-    with pytest.raises(Undecided, match=r"a job was dropped, .* of the others; 0 of 3 results"):
-        run([square(n) for n in range(3)], store=tmp_path / "store", executor=executor)
-    assert all(future.cancelled() for future in executor.futures)
+    for workers in (None, lambda: 1):  # a worker that is there does not bring back what is lost
+        executor = Deserted(dropped=True)
+        with pytest.raises(Undecided, match=r"a job was dropped, .* of the others; 0 of 3 results"):
+            run(
+                [square(n) for n in range(3)], store=tmp_path / "store", executor=executor, workers=workers
+            )  # fmt: skip
+        assert all(future.cancelled() for future in executor.futures)
+
+
+def test_patience_that_is_larger_holds_for_dropped_jobs_too(tmp_path, square, monkeypatch):
+    monkeypatch.setattr(job_store, "WATCH", 0.01)
+    monkeypatch.setattr(job_store, "LOST", 0.01)
+    with pytest.raises(Undecided, match=r"a job was dropped, and 0\.3 s without a result"):
+        run(
+            [square(n) for n in range(3)], store=tmp_path / "store", executor=Deserted(dropped=True),
+            workers=lambda: 1, patience=0.3,
+        )  # fmt: skip
 
 
 def test_an_interrupt_stops_what_is_in_flight(tmp_path, square, monkeypatch):

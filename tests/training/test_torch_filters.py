@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from command_line import moduli
 
 torch = pytest.importorskip("torch")
 
@@ -90,12 +93,44 @@ def test_a_run_by_its_configuration(tmp_path):
     assert done == job()["result"]
     with pytest.raises(ArgumentError, match=r"image=\[1, 9, 8\]: samples have 64 entries, not 72"):
         prunability("digits", 4, 0, image=[1, 9, 8], steps=1)
+    for image in ([1, 8, 8], None):
+        with pytest.raises(ArgumentError, match="depth=0: a whole number from 1 on"):
+            prunability("digits", 4, 0, image=image, depth=0, steps=1)
+    with pytest.raises(ArgumentError, match=r"image=\[64\]: channels, height and width"):
+        prunability("digits", 4, 0, image=[64], steps=1)
     for bad in ("[8, 8]", '"8x8"', "[1, 0, 8]", "[1, 8, true]"):
         (tmp_path / "filters.toml").write_text(
             f'data = "digits"\nwidth = 4\nimage = {bad}\n[[runs]]\nname = "a"\n'
         )
         with pytest.raises(ValueError, match=r"image = .*; \[channels, height, width\] is needed"):
             read_config(tmp_path / "filters.toml")
+
+
+def test_a_sweep_over_colour_images_of_the_user(tmp_path):
+    """Images as CIFAR has them, in a file; with channels last they would be read as others."""
+    rng = np.random.default_rng(0)
+    y = np.arange(24) % 2
+    x = rng.integers(0, 128, (24, 3, 32, 32), dtype=np.uint8)
+    x[y == 1, 0] += 100  # one class is redder
+    arrays = {"x_train": x, "y_train": y, "x_test": x[:8], "y_test": y[:8]}
+    np.savez(tmp_path / "colours.npz", **arrays)
+    (tmp_path / "colours.toml").write_text(
+        'data = "colours"\nimage = [3, 32, 32]\nwidth = 3\ndepth = 2\nbias = true\nsteps = 40\nbatch = 8\nlr = 0.1\n'
+        '[[runs]]\nname = "none"\n[[runs]]\nname = "noisy"\nnoise = { alpha = 1.75, sigma = 0.001 }\n'
+    )
+    code, out, err = moduli(
+        *("sweep", "colours.toml", "--store", "runs", "--folder", ".", "--json"), cwd=tmp_path
+    )
+    assert code == 0, err
+    lines = json.loads(out)["lines"]
+    assert [line["seeds"] for line in lines] == [1, 1]
+    done = [json.loads(p.read_text())["result"] for p in (tmp_path / "runs").glob("*.json")]
+    assert all(one["test"] == 1.0 for one in done)  # of three filters one sees red
+    np.savez(tmp_path / "colours.npz", **{
+        k: v.transpose(0, 2, 3, 1) if k[0] == "x" else v for k, v in arrays.items()
+    })  # fmt: skip
+    with pytest.raises(ArgumentError, match=r"stored as \[32, 32, 3\]"):
+        prunability("colours", 3, 0, folder=str(tmp_path), image=[3, 32, 32], steps=1)
 
 
 def test_the_whole_way_to_a_smaller_file(tmp_path):

@@ -17,6 +17,7 @@ import moduli as mo
 torch = pytest.importorskip("torch")
 
 from moduli.pytorch import HeavyTailedNoise, HeavyTailedSGD, hidden_parameters  # noqa: E402
+from moduli.training import torch_sgd  # noqa: E402
 from moduli.training.noise import KINDS  # noqa: E402
 from moduli.training.torch_sgd import STATE, _size, draw  # noqa: E402
 
@@ -40,6 +41,29 @@ def test_joint_characteristic_functions(alpha, dtype):
         assert x.dtype == dtype
         assert torch.isfinite(x).all()
         agrees(np.cos(x.double().numpy() @ t), math.exp(-exponent[kind]))
+
+
+@pytest.mark.parametrize("alpha", [0.7, 1.75])
+def test_bits_of_the_generator_itself_give_the_same_law(alpha, monkeypatch):
+    """As they are drawn on a device."""
+    t, g = np.array([0.5, -0.2, 0.9]), torch.Generator().manual_seed(2)
+    monkeypatch.setattr(torch_sgd, "_fast", lambda generator: None)
+    x = draw((200_000, 3), alpha, generator=g)
+    agrees(np.cos(x.double().numpy() @ t), math.exp(-(np.abs(t) ** alpha).sum()))
+
+
+def test_draws_go_on_where_the_generator_is():
+    """Blocks, draws one after the other, and entries of one draw do not repeat each other."""
+    g = torch.Generator().manual_seed(3)
+    first, second = (draw((3 * torch_sgd.BLOCK,), 1.75, generator=g) for _ in range(2))
+    parts = [*torch.split(first, torch_sgd.BLOCK), *torch.split(second, torch_sgd.BLOCK)]
+    for k, one in enumerate(parts):
+        assert len(one.unique()) > 0.99 * len(one)
+        for two in parts[:k]:  # tanh has moments
+            product = torch.tanh(one).double() * torch.tanh(two).double()
+            assert abs(float(product.mean())) <= 6 * float(product.std()) / math.sqrt(len(one))
+    again = torch.Generator().manual_seed(3)
+    assert torch.equal(first, draw((3 * torch_sgd.BLOCK,), 1.75, generator=again))
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.5, 1.9, 1.999])

@@ -27,7 +27,15 @@ from moduli.equivalence.group import SymmetryGroup
 from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 from moduli.kernel.network import Network
 
-from .covering_numbers import Class, log, published_deep, published_shallow, rational
+from .covering_numbers import (
+    STARTS,
+    Class,
+    log,
+    published_deep,
+    published_shallow,
+    rational,
+    start_bounds,
+)
 from .gap_bounds import (
     Norms,
     Real,
@@ -37,6 +45,7 @@ from .gap_bounds import (
     dudley,
     golowich_rademacher,
     lin_zhang_covering,
+    needed,
     neyshabur_rademacher,
     occam_gap,
     rademacher_gap,
@@ -46,10 +55,11 @@ from .gap_bounds import (
     upward,
     vc_dimension,
 )
+from .packing import applies, exponent, log_packing
+from .risk import Gap, Risk, by_code, by_cover, margins, network_bits
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SCALES = 21
-MOST = 1e30
 
 
 class Bound(NamedTuple):
@@ -95,7 +105,7 @@ class Complexity(Result):
     Attributes:
         cls: architecture, bounds and inputs. network: the model, if one was given. chosen: whether
             the bounds were read off its weights. samples: their number n. inputs: the samples.
-            accuracy: of the covering numbers in the table. delta: 1 - confidence.
+            accuracy: of the covering numbers in the table. delta: 1 - confidence. targets: classes of the samples.
     """
 
     cls: Class
@@ -105,6 +115,7 @@ class Complexity(Result):
     inputs: Array | None = None
     accuracy: Real = 0.1
     delta: Real = 0.05
+    targets: Any = None
     kind: ClassVar[str] = "complexity"
 
     def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
@@ -195,7 +206,42 @@ class Complexity(Result):
             else:
                 rows.append(("lossless compression", "removes nothing on all inputs"))
         rows.append(("volume of the class", self._volume()))
+        rows += [(f"risk, {risk.name}", risk.said) for risk in self.risks]
         return rows
+
+    @cached_property
+    def risks(self) -> tuple[Risk, ...]:
+        """Bounds of the probability of a wrong class, each with probability 1 - delta by itself; none without
+        `targets`. Of the network before its output map.
+        """
+        if self.targets is None or self.network is None or self.inputs is None:
+            return ()
+        net = self.network
+        at = margins(replace(net, output_map="identity")(self.inputs), self.targets)
+        delta, classes = self.delta, net.widths[-1]
+        cls, price = self._rounded_class()
+        gap = over_accuracies(
+            [(2.0**-k, cls.log_covering(Fraction(1, 2**k))) for k in range(SCALES)], price
+        )
+        free = SymmetryGroup.of(net).free_bits
+        stored, coded = float(self._bits(net) + 1), network_bits(net) + 1
+        fixed = "layers and activations fixed in advance"
+        return (
+            by_cover("best cover, union over margins", at, gap, delta, classes, "inputs bounded in advance"),
+            by_code("Occam, as stored", at, stored - free, delta, classes,
+                    f"{stored:.0f} bits, {free:.0f} free; architecture fixed in advance"),
+            by_code("Occam, coded", at, coded - free, delta, classes,
+                    f"{coded:.0f} bits, {free:.0f} free; {fixed}"),
+            by_code("fresh samples", at, 0.0, delta, classes, "only if no sample had a part in training"),
+        )  # fmt: skip
+
+    def _rounded_class(self) -> tuple[Class, Real]:
+        """With bounds that were chosen after training rounded up to powers of two, and the price of that."""
+        shells = [shell(float(b)) for b in self.cls.bounds]
+        if not self.chosen:
+            return self.cls, 0.0
+        bounds = tuple(Fraction(b) for b, _ in shells)
+        return replace(self.cls, bounds=bounds), sum(cost for _, cost in shells)
 
     def _volume(self) -> str:
         steps = [self.cls.log_volume_step(l) for l in range(1, len(self.cls.widths) - 1)]
@@ -241,9 +287,7 @@ class Complexity(Result):
     def _ours(self) -> list[Bound]:
         cls, eps = self.cls, rational(self.accuracy)
         source, norms = "derived here", "largest entry of each layer"
-        shells = [shell(float(b)) for b in cls.bounds]
-        price = sum(cost for _, cost in shells) if self.chosen else 0.0
-        rounded = replace(cls, bounds=tuple(Fraction(b) for b, _ in shells)) if self.chosen else cls
+        rounded, price = self._rounded_class()
         what = "log covering number"
         rows = [
             self._row(
@@ -299,6 +343,7 @@ class Complexity(Result):
             "Dudley's integral", "log covering number at 1", rounded.log_covering(1), norms,
             source, "proved", "permutations", _chained(rounded), price,
         ))  # fmt: skip
+        rows.append(self._packing())
         if self.network is None:
             return rows
         for name, net in (("Occam, as stored", self.network), ("Occam, compressed", self._small)):
@@ -320,8 +365,29 @@ class Complexity(Result):
             )
         return rows
 
+    def _packing(self) -> Bound:
+        """From below."""
+        name, what, source = "packing", "log covering number, at least", "derived here"
+        value = log_packing(self.cls, rational(self.accuracy))
+        if value is None:
+            return self._none(name, what, source, "needs hidden layers of ReLU units")
+        note = f"exponent of 1/accuracy at least {exponent(self.cls)} of {self.cls.parameters} parameters"
+        return self._row(name, what, value, "bounds of the last two layers", source, "proved", note)
+
+    def _ou(self) -> Bound:
+        """W^2 L log((W + 1)^L B^L / eps), from above and below but for constants."""
+        cls, name, what = self.cls, "Ou, Bölcskei 2024", "order of the log covering number"
+        source = "abstract read, formula remembered"
+        if not applies(cls) or max(cls.bounds) < 1:
+            return self._none(name, what, source, "needs ReLU and entries up to 1 or more")
+        width, depth = max(cls.widths), len(cls.widths) - 1
+        inside = Fraction(width + 1) ** depth * max(cls.bounds) ** depth / rational(self.accuracy)
+        value = width**2 * depth * log(inside)
+        return self._row(name, what, value, "largest entry of all", source, "estimated",
+                         "constants are not known")  # fmt: skip
+
     def _published(self) -> list[Bound]:
-        rows = [self._shen(), self._anthony()]
+        rows = [self._shen(), self._ou(), self._anthony()]
         rows += self._by_norms()
         rows.append(self._vc())
         rows.append(self._schmidt_hieber())
@@ -612,6 +678,7 @@ class Complexity(Result):
             "log_covering": self.log_covering(),
             "log_covering_plain": self.log_covering(symmetry=False), "facts": dict(self.facts()),
             "rows": self.data_rows(), "plot_data": self.plot_data(),
+            "risks": [{**risk._asdict(), "vacuous": risk.vacuous} for risk in self.risks],
         }))  # fmt: skip
 
     def plot_data(self) -> dict[str, Any]:
@@ -643,7 +710,7 @@ class Complexity(Result):
 
 def complexity(
     net_or_widths: Network | Sequence[int], activation: Any, bound: Any, input_bound: Any, samples: Any, accuracy: Real,
-    delta: Real, norm: str,
+    delta: Real, norm: str, targets: Any = None,
 ) -> Complexity:  # fmt: skip
     """See `api.complexity`."""
     net = net_or_widths if isinstance(net_or_widths, Network) else None
@@ -660,7 +727,11 @@ def complexity(
         cls = Class.of(net_or_widths, activation or "relu", limit, input_bound, norm)  # type: ignore[arg-type]
     count, data = sampled(samples, cls.widths[0], cls.input_bound, norm)
     chosen = net is not None and bound is None
-    return Complexity("bounded", cls, net, chosen, count, data, accuracy, delta)
+    if targets is not None and (net is None or data is None):
+        raise ArgumentError(Asked("targets"), " are classes of samples=Samples(x), for a model")
+    found = Complexity("bounded", cls, net, chosen, count, data, accuracy, delta, targets)
+    _ = found.risks  # which says what is wrong with targets
+    return found
 
 
 def sampled(
@@ -737,6 +808,8 @@ def _class_of(net: Network, like: Class) -> Class:
 
 def _limits(net: Network, bound: Any) -> tuple[Fraction, ...]:
     """Bounds given before training, which the weights must obey."""
+    if isinstance(bound, str) and bound in STARTS:
+        bound = start_bounds(net.widths, bound)
     given = (
         list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * len(net.layers)
     )
@@ -768,7 +841,22 @@ def _direct(cls: Class, symmetry: bool) -> Callable[[Real, Real], float]:
     found = [
         (2.0**-k, cls.log_covering(Fraction(1, 2**k), symmetry=symmetry)) for k in range(SCALES)
     ]
-    return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
+    gap = over_accuracies(found, 0.0)
+    return lambda n, delta: gap(n, delta, 1.0)
+
+
+def over_accuracies(found: Sequence[tuple[float, float]], price: Real) -> Gap:
+    """The least gap over accuracies and logs of covering numbers, each with its part of delta, for a loss of some
+    Lipschitz constant; delta exp(-price) is left for one choice of bounds.
+    """
+
+    def gap(n: Real, delta: Real, lipschitz: Real) -> float:
+        share = delta / len(found)
+        return min(
+            uniform_gap(size + price, eps, n, share, lipschitz=lipschitz) for eps, size in found
+        )
+
+    return gap
 
 
 def _chained(cls: Class) -> Callable[[Real, Real], float]:
@@ -800,19 +888,6 @@ def shell(size: Real) -> tuple[float, float]:
     k = 2 * j if j > 0 else 1 - 2 * j
     shell = math.ldexp(1.0, j) if j < 1024 else sys.float_info.max
     return shell, math.log(math.pi**2 * k * k / 6)
-
-
-def needed(gap: Callable[[Real], float]) -> float | None:
-    """The least number of samples (to a thousandth) with a gap below 1."""
-    low, high = 1.0, 2.0
-    while gap(high) >= 1:
-        low, high = high, high * 2
-        if high > MOST:
-            return None
-    while high / low > 1.001 and high - low > 1:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if gap(middle) >= 1 else (low, middle)
-    return float(math.ceil(high))
 
 
 def _part(x: float, whole: float) -> float:

@@ -33,6 +33,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ from moduli.kernel.errors import ArgumentError, Asked, ShapeError
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 DIGITS = 10**40
+STARTS = ("he", "xavier")  # rules of random starts, by which bounds fall with the width
 FLOATS = 650  # logs of numbers of kinds that floats hold with room to spare (they end at e^709); beyond, logs are kept
 
 
@@ -172,7 +174,8 @@ class Class:
         input_bound: Any = 1,
         norm: str = "inf",
     ) -> Class:
-        """From one activation or one per hidden layer, one bound or one per layer.
+        """From one activation or one per hidden layer, one bound or one per layer, or those that random starts
+        have, "he" or "xavier" (`start_bounds`).
 
         Raises:
             ShapeError: other numbers of them. ValueError: no architecture, or a bound that is not
@@ -196,6 +199,8 @@ class Class:
             if isinstance(activation, (str, Activation))
             else list(activation)
         )
+        if isinstance(bound, str) and bound in STARTS:
+            bound = start_bounds(sizes, bound)
         limits = list(bound) if isinstance(bound, (list, tuple, np.ndarray)) else [bound] * depth
         if len(acts) != depth - 1 or len(limits) != depth:
             raise ShapeError(
@@ -388,6 +393,30 @@ class Class:
             2 * self.bounds[layer]
         )
         return max(0.0, own - (math.log(2) if signed(s) else 0.0))
+
+
+def start_bounds(widths: Sequence[int], rule: str) -> list[Fraction]:
+    """B_l of uniform starts, rounded up: "he" sqrt(6 / inputs of the layer), "xavier" sqrt(6 / (inputs + outputs)), of
+    weights; here of biases, too.
+
+    >>> [round(float(b), 6) for b in start_bounds([6, 24, 1], "he")]
+    [1.0, 0.5]
+    """
+    sizes = [max(1, n if rule == "he" else n + m) for n, m in pairwise(widths)]
+    return [root(6 * size) / size for size in sizes]
+
+
+def volume_curve(
+    inputs: int, outputs: int, widths: Sequence[int], bound: Any, activation: Any = "relu"
+) -> list[float]:
+    """Logarithm of the volume of the parameters of one hidden layer modulo orders and signs, for some widths of it.
+
+    One more unit multiplies the volume by (2 B_1)^(inputs + 1) (2 B_2)^outputs / (d + 1) where bounds stay:
+    above 1 for a long time if B > 1/2. With "he" or "xavier" the bounds of what reads the units fall with the width,
+    with "xavier" those of the units, too. So the peak comes earlier; where starts are above 1/2 (fewer than 24 inputs)
+    there still is one.
+    """
+    return [Class.of([inputs, d, outputs], activation, bound).log_volume() for d in widths]
 
 
 def _log_rows(m: int, p: int, count: int, signs: bool) -> float:

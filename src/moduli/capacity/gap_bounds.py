@@ -8,7 +8,7 @@ The gap is the difference between expected and empirical loss, for a loss in [0,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Real = float | int
+MOST = 1e30  # samples that anybody asks for
 
 
 def uniform_gap(
@@ -27,6 +28,19 @@ def uniform_gap(
     0.111455
     """
     return 2 * lipschitz * eps + math.sqrt((log_covering + math.log(2 / delta)) / (2 * samples))
+
+
+def needed(gap: Callable[[Real], float]) -> float | None:
+    """The least number of samples (to a thousandth) with a gap below 1."""
+    low, high = 1.0, 2.0
+    while gap(high) >= 1:
+        low, high = high, high * 2
+        if high > MOST:
+            return None
+    while high / low > 1.001 and high - low > 1:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if gap(middle) >= 1 else (low, middle)
+    return float(math.ceil(high))
 
 
 def rademacher_gap(complexity: Real, samples: Real, delta: Real = 0.05) -> float:

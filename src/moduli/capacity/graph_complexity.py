@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 from moduli.common.graph import Graph
 from moduli.common.result import Result
+from moduli.equivalence.graph_alignment import first_outputs
 from moduli.kernel.errors import ArgumentError, Asked
 
-from .complexity_table import SCALES, Bound, needed, sampled, shell
-from .covering_numbers import holding, log, rational
-from .gap_bounds import Real, occam_gap, uniform_gap
+from .complexity_table import SCALES, Bound, over_accuracies, sampled, shell
+from .covering_numbers import STARTS, holding, log, rational
+from .gap_bounds import Real, needed, occam_gap
 from .graph_covering import GraphClass
+from .risk import Risk, by_code, by_cover, coded_bits, margins
 
 SHOWN = 12  # sets of units in a table
 
@@ -29,7 +31,7 @@ class GraphComplexity(Result):
     Attributes:
         graph: whose operators, wiring and shapes they are. cls: the class. chosen: whether the bounds were
             read off its stored numbers. samples: their number. accuracy: eps of the table. delta: 1 -
-            confidence.
+            confidence. at: margins of the samples, where they have classes. classes: how many.
     """
 
     graph: Graph
@@ -38,10 +40,12 @@ class GraphComplexity(Result):
     samples: int | None = None
     accuracy: Real = 0.1
     delta: Real = 0.05
+    at: Any = None
+    classes: int = 0
     kind: ClassVar[str] = "complexity"
 
     def log_covering(self, accuracy: Real | None = None, *, symmetry: bool = True) -> float:
-        """A proved bound of the log of the covering number: the least of Theorem P for graphs and the
+        """A proved bound of the log of the covering number: the least of Theorems P and G for graphs and the
         plain grid.
         """
         eps = self.accuracy if accuracy is None else accuracy
@@ -49,8 +53,15 @@ class GraphComplexity(Result):
 
     @property
     def log_symmetries(self) -> float:
-        """Logarithm of the number of orders of units that Theorem P divides by."""
+        """Logarithm of the number of orders and signs of units that Theorem P divides by."""
         return self.cls.log_group
+
+    @property
+    def exponent(self) -> int:
+        """Parameters less the entries of bases that heads and bottlenecks leave free: the power of 1/accuracy in the
+        covering number for small accuracies.
+        """
+        return self.cls.parameters - sum(basis.units**2 for basis in self.cls.bases)
 
     @property
     def share(self) -> float:
@@ -68,31 +79,54 @@ class GraphComplexity(Result):
     @cached_property
     def bounds(self) -> tuple[Bound, ...]:
         """The table of bounds."""
-        shells = {name: shell(float(b)) for name, b in self.cls.bounds.items()}
-        cls, price = self.cls, 0.0
-        if (
-            self.chosen
-        ):  # known after training only: rounded up to powers of two, which are paid for
-            cls = cls.with_bounds({name: Fraction(top) for name, (top, _) in shells.items()})
-            price = math.fsum(cost for _, cost in shells.values())
+        cls, price = self._rounded_class
         norms, what = "largest entry of each tensor", "log covering number"
         rows = [
-            self._row(
-                name,
-                what,
-                self.log_covering(symmetry=symmetry),
-                norms,
-                _direct(cls, symmetry, price),
-            )
-            for name, symmetry in (("plain grid", False), ("Theorem P for graphs", True))
+            self._row(name, what, value, norms, _direct(cls, name, price))
+            for name, value in self.cls.log_coverings(rational(self.accuracy)).items()
         ]
-        stored = self.graph.model.live().constants.values()
-        bits = sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
+        bits = self._bits
 
         def occam(n: Real, delta: Real) -> float:
             return occam_gap(bits, 0.0, n, delta)
 
         return (*rows, self._row("Occam, as stored", "bits", bits, "none", occam))
+
+    @cached_property
+    def _rounded_class(self) -> tuple[GraphClass, float]:
+        """With bounds that are known after training only rounded up to powers of two, and the price of that."""
+        if not self.chosen:
+            return self.cls, 0.0
+        shells = {name: shell(float(b)) for name, b in self.cls.bounds.items()}
+        cls = self.cls.with_bounds({name: Fraction(top) for name, (top, _) in shells.items()})
+        return cls, math.fsum(cost for _, cost in shells.values())
+
+    @property
+    def _bits(self) -> int:
+        stored = self.graph.model.live().constants.values()
+        return sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
+
+    @cached_property
+    def risks(self) -> tuple[Risk, ...]:
+        """Bounds of the probability of a wrong class, by the first output; none without `targets`. Each holds with
+        probability 1 - delta by itself.
+        """
+        if self.at is None:
+            return ()
+        cls, price = self._rounded_class
+        gap = over_accuracies(
+            [(2.0**-k, cls.log_covering(Fraction(1, 2**k))) for k in range(SCALES)], price
+        )
+        stored = self.graph.model.live().constants.values()
+        coded = coded_bits([a for a in stored if a.dtype.kind in "fiu"])
+        given = self.at, self.delta, self.classes
+        fixed = "operators, wiring and shapes fixed in advance"
+        return (
+            by_cover("best cover, union over margins", self.at, gap, self.delta, self.classes, "inputs bounded in advance"),
+            by_code("Occam, as stored", given[0], self._bits + 1.0, *given[1:], f"{self._bits + 1} bits; {fixed}"),
+            by_code("Occam, coded", given[0], coded + 1, *given[1:], f"{coded + 1:.0f} bits; {fixed}"),
+            by_code("fresh samples", given[0], 0.0, *given[1:], "only if no sample had a part in training"),
+        )  # fmt: skip
 
     def _row(
         self, name: str, what: str, value: Real, norms: str, gap: Callable[[Real, Real], float]
@@ -111,15 +145,29 @@ class GraphComplexity(Result):
             ("parameters", f"{cls.parameters} in {len(cls.bounds)} tensors{cls.held}"),
             ("inputs, outputs", f"at most {float(cls.input_bound):g}, {size} over the class"),
             (
-                "orders of units", f"e^{self.log_symmetries:.6g} of {len(cls.owned)} sets",
+                "orders and signs of units",
+                f"e^{self.log_symmetries:.6g} of {len(cls.owned)} sets",
             ),
-        ]  # fmt: skip
+        ]
+        if cls.bases:
+            units = sum(basis.units for basis in cls.bases)
+            rows.append(
+                (
+                    "bases",
+                    f"{len(cls.bases)} of {units} units: the exponent of 1/accuracy falls from {cls.parameters} to "
+                    f"{self.exponent}",
+                )
+            )
         for bound in self.bounds:
             samples = "" if bound.needed is None else f"; below 1 from {bound.needed:.3g} samples"
             gap = f"; gap {bound.verdict}" if bound.verdict else ""
             rows.append((bound.name, f"{bound.quantity} {bound.value:.6g}{gap}{samples}"))
+        rows += [(f"risk, {risk.name}", risk.said) for risk in self.risks]
         for part in cls.owned[:SHOWN]:
-            entries = ", ".join(f"{name} ({n} each)" for name, n in part.entries.items())
+            entries = ", ".join(
+                f"{name} ({n} each{', up to sign' if name in part.turned else ''})"
+                for name, n in part.entries.items()
+            )
             rows.append((f"{part.units} units", f"sorted by {entries}"))
         if len(cls.owned) > SHOWN:
             rows.append(("...", f"{len(cls.owned) - SHOWN} sets more"))
@@ -133,13 +181,16 @@ class GraphComplexity(Result):
             "log_covering": self.log_covering(),
             "log_covering_plain": self.log_covering(symmetry=False),
             "bounds": [{**b._asdict(), "vacuous": b.vacuous} for b in self.bounds],
-            "units": [part._asdict() for part in self.cls.owned],
+            "units": [part._asdict() for part in self.cls.owned], "exponent": self.exponent,
+            "bases": [basis._asdict() for basis in self.cls.bases],
+            "risks": [{**risk._asdict(), "vacuous": risk.vacuous} for risk in self.risks],
         }  # fmt: skip
 
     def check(self) -> bool:
         """Compute the class and its symmetries again."""
         again = GraphComplexity(
-            self.status, self.graph, self.cls.again(), self.chosen, self.samples, self.accuracy, self.delta
+            self.status, self.graph, self.cls.again(), self.chosen, self.samples, self.accuracy, self.delta,
+            self.at, self.classes,
         )  # fmt: skip
         return again.data() == self.data()
 
@@ -160,7 +211,13 @@ class GraphComplexity(Result):
 
 
 def complexity(
-    graph: Graph, bound: Any, input_bound: Any, samples: Any, accuracy: Real, delta: Real
+    graph: Graph,
+    bound: Any,
+    input_bound: Any,
+    samples: Any,
+    accuracy: Real,
+    delta: Real,
+    targets: Any = None,
 ) -> GraphComplexity:
     """See `api.complexity`."""
     if not accuracy > 0 or not 0 < delta < 1:
@@ -175,8 +232,16 @@ def complexity(
     _ = cls.sensitivities  # which names a node that is in the way
     if bound is not None:
         cls = cls.with_bounds(_given(cls, bound))
-    count, _ = sampled(samples, _entries(graph), limit, "inf")
-    return GraphComplexity("bounded", graph, cls, bound is None, count, accuracy, delta)
+    count, data = sampled(samples, _entries(graph), limit, "inf")
+    at, classes = None, 0
+    if targets is not None:
+        if data is None:
+            raise ArgumentError(Asked("targets"), " are classes of samples=Samples(x)")
+        outputs = first_outputs(graph, data)
+        at, classes = margins(outputs, targets), outputs.shape[1]
+    return GraphComplexity(
+        "bounded", graph, cls, bound is None, count, accuracy, delta, at, classes
+    )
 
 
 def _entries(graph: Graph) -> int | None:
@@ -189,6 +254,11 @@ def _entries(graph: Graph) -> int | None:
 
 def _given(cls: GraphClass, bound: Any) -> Mapping[str, Fraction]:
     """One bound for all tensors, or one for each by its name, which stored numbers must obey."""
+    if isinstance(bound, str) and bound in STARTS:
+        raise ArgumentError(
+            Asked("bound", bound),
+            " is for widths and chains of dense layers; a number, or one for each tensor",
+        )
     named = bound if isinstance(bound, Mapping) else dict.fromkeys(cls.bounds, bound)
     if named.keys() != cls.bounds.keys():
         wrong = sorted(named.keys() ^ cls.bounds.keys())[0]
@@ -203,12 +273,10 @@ def _given(cls: GraphClass, bound: Any) -> Mapping[str, Fraction]:
     return found
 
 
-def _direct(cls: GraphClass, symmetry: bool, price: float) -> Callable[[Real, Real], float]:
+def _direct(cls: GraphClass, name: str, price: float) -> Callable[[Real, Real], float]:
     """The best gap over accuracies 1, 1/2, 1/4, ..., at the price of trying them all; delta exp(-price) is
     left for one choice of bounds.
     """
-    found = [
-        (2.0**-k, price + cls.log_covering(rational(2.0**-k), symmetry=symmetry))
-        for k in range(SCALES)
-    ]
-    return lambda n, delta: min(uniform_gap(size, eps, n, delta / SCALES) for eps, size in found)
+    found = [(2.0**-k, cls.log_coverings(Fraction(1, 2**k))[name]) for k in range(SCALES)]
+    gap = over_accuracies(found, price)
+    return lambda n, delta: gap(n, delta, 1.0)

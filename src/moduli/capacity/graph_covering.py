@@ -19,10 +19,15 @@ sum_t K_t delta_t <= eps,
 
 where K_a is the product of m_t^(entries of one unit in t) over the tensors that a owns.
 
-*Proof.* Trading places moves the grid of centres onto itself and keeps the function, so one grid point
+where, if the sign of each unit of a is free (`equivalence.graph_scales`) and turns some of what it owns, the number of
+values that these entries have is halved, and rounded up.
+
+*Proof.* Trading places, and signs, move the grid of centres onto itself and keep the function, so one grid point
 for each orbit is enough. Let set 1 sort what it owns, unit by unit; then set 2; and so on. A set that
 comes later has no axis in tensors that are owned by earlier ones, so these stay sorted. So each orbit has a grid
-point of which the units of all sets are sorted: those of set a are a multiset of d_a out of K_a.
+point of which the units of all sets are sorted: those of set a are a multiset of d_a out of K_a. Before a set is
+sorted, its units are turned, each so that the first of its entries that turn and are not in the middle is positive;
+that keeps what earlier sets own, too.
 
 Derived and proved for this library. For chains of dense layers it is Theorem P of `covering_numbers`, with
 a radius for weights and one for biases of each layer.
@@ -32,7 +37,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -40,6 +45,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.equivalence.graph_scales import Gauge, gauges
 from moduli.equivalence.graph_units import Exchangeable, UnitSets
 from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.functions import law, slope
@@ -62,6 +68,7 @@ from moduli.kernel.graph.operators import (
 from moduli.kernel.graph.slicewise import LOG_SOFTMAX, MAXIMA, SOFTMAX, SUM
 
 from .covering_numbers import FLOATS, log, log_multisets, rational, root
+from .graph_bases import Basis, bases, tensors
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -69,17 +76,39 @@ Way = tuple[str, Fraction]  # a value or tensor that is read, and c_i
 MOVES = (Broadcast, Concat, Lookup, Reshape, Take, Transpose)
 BITS = 192  # of numerators and denominators before they are rounded up
 ONE = Fraction(1)
+PLAIN, PERMUTED, IN_BASES = "plain grid", "Theorem P for graphs", "Theorem G, modulo bases"
 
 
 class Owned(NamedTuple):
     """Units that are sorted, by what they own.
 
     Attributes:
-        units: how many. entries: how many each has in each tensor.
+        units: how many. entries: how many each has in each tensor. turned: tensors in which these change
+            their sign with one of the unit, which is free.
     """
 
     units: int
     entries: Mapping[str, int]
+    turned: tuple[str, ...] = ()
+
+    def log_kinds(self, cells: Mapping[str, int]) -> float:
+        """Logarithm of how many different units there are on the grid."""
+        logs = math.fsum(n * log(cells[name]) for name, n in self.entries.items())
+        return logs - math.log(2) if self.turned else logs
+
+    def log_multisets(self, cells: Mapping[str, int]) -> float:
+        """Of these units, sorted."""
+        logs = self.log_kinds(cells)
+        if logs >= FLOATS:
+            return log_multisets(self.units, log_kinds=logs)
+        turned, still = 1, 1
+        for name, n in self.entries.items():
+            if name in self.turned:
+                turned *= cells[name] ** n
+            else:
+                still *= cells[name] ** n
+        kinds = still * (-(-turned // 2) if self.turned else turned)
+        return log_multisets(self.units, kinds)
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +190,33 @@ class GraphClass:
     # Symmetries
 
     @cached_property
+    def _units(self) -> UnitSets:
+        return UnitSets.of(self.graph)
+
+    @cached_property
+    def _gauges(self) -> tuple[Gauge, ...]:
+        return tuple(gauges(self._units))
+
+    @cached_property
+    def bases(self) -> tuple[Basis, ...]:
+        """Units whose basis is no parameter (`graph_bases`)."""
+        return bases(self._units, self._gauges, self.sizes)
+
+    @cached_property
     def owned(self) -> tuple[Owned, ...]:
         """Sets of units in the order of the theorem, as many as find something to own."""
-        parts = [part for part in UnitSets.of(self.graph).sets if part.head is None]
+        return self._owned(frozenset())
+
+    @cached_property
+    def owned_beside(self) -> tuple[Owned, ...]:
+        """The same, where tensors in which a basis has a part are owned by nobody."""
+        return self._owned(tensors(self.bases)[0])
+
+    def _owned(self, but: frozenset[str]) -> tuple[Owned, ...]:
+        parts = [part for part in self._units.sets if part.head is None]
         parts = [part for part in parts if self._moves_parameters(part)]
         axes = [_axes(part, self.sizes) for part in parts]
-        left, taken, found = set(range(len(parts))), set[str](), list[Owned]()
+        left, taken, found = set(range(len(parts))), set(but), list[Owned]()
         while True:
             best = None
             for k in sorted(left):
@@ -182,7 +232,19 @@ class GraphClass:
             k, own = best
             left.discard(k)
             taken |= own.keys()
-            found.append(Owned(len(parts[k].members), own))
+            found.append(Owned(len(parts[k].members), own, self._turned(parts[k], own)))
+
+    def _turned(self, part: Exchangeable, own: Mapping[str, int]) -> tuple[str, ...]:
+        """Of tensors that units own, those in which entries change their sign with the unit."""
+        parameters = self.bounds.keys() | self._part_of_norms
+        for gauge in self._gauges:
+            if gauge.part is not part or not gauge.sign or gauge.joint:
+                continue
+            odd = {name for (name, _), power in gauge.powers.items() if power % 2}
+            stored = odd & self.graph.constants.keys()
+            if stored <= parameters and odd & own.keys():
+                return tuple(sorted(odd & own.keys()))
+        return ()
 
     def _moves_parameters(self, part: Exchangeable) -> bool:
         """Whether all stored tensors that units have a part in are parameters, or alike for all units."""
@@ -196,9 +258,9 @@ class GraphClass:
         return True
 
     @cached_property
-    def folded(self) -> frozenset[int]:
-        """Batch norms, by identity, that are a scale and a shift for each channel."""
-        return frozenset(id(node) for node in _folded_norms(self.graph))
+    def folded(self) -> frozenset[str]:
+        """Batch norms, by the values that they give, that are a scale and a shift for each channel."""
+        return frozenset(node.output for node in _folded_norms(self.graph))
 
     @cached_property
     def _part_of_norms(self) -> frozenset[str]:
@@ -214,20 +276,16 @@ class GraphClass:
 
     @property
     def log_group(self) -> float:
-        """Logarithm of the number of orders of all these units."""
-        return math.fsum(math.lgamma(part.units + 1) for part in self.owned)
+        """Logarithm of the number of orders and signs of all these units."""
+        signs = sum(part.units for part in self.owned if part.turned)
+        orders = math.fsum(math.lgamma(part.units + 1) for part in self.owned)
+        return orders + signs * math.log(2)
 
     # Covering numbers
 
     def cells(self, eps: Fraction) -> dict[str, int]:
         """m_t, with delta_t = eps S_t / (S K_t)."""
-        if eps <= 0:
-            raise ValueError(f"accuracy {float(eps)!r}: a positive number is needed")
-        total, moved = self.parameters, self.sensitivities
-        return {
-            name: max(1, math.ceil(bound * total * moved[name] / (eps * self.sizes[name])))
-            for name, bound in self.bounds.items()
-        }
+        return _cells(eps, self.bounds, self.sensitivities, self.sizes)
 
     def log_plain(self, eps: Fraction) -> float:
         """Without symmetries: all grid points."""
@@ -238,24 +296,48 @@ class GraphClass:
         """Theorem P for graphs."""
         cells = self.cells(eps)
         total = [size * log(cells[name]) for name, size in self.sizes.items()]
-        for part in self.owned:
-            logs = math.fsum(n * log(cells[name]) for name, n in part.entries.items())
-            total.append(-part.units * logs)
-            if logs < FLOATS:
-                kinds = math.prod(cells[name] ** n for name, n in part.entries.items())
-                total.append(log_multisets(part.units, kinds))
-            else:
-                total.append(log_multisets(part.units, log_kinds=logs))
-        return math.fsum(total)
+        return math.fsum([*total, *_sorted(self.owned, cells)])
+
+    @cached_property
+    def _larger(self) -> GraphClass:
+        """The class of Theorem G: bounds of tensors that pay for a basis."""
+        _, grown = tensors(self.bases)
+        bounds = {name: bound * grown.get(name, 1) for name, bound in self.bounds.items()}
+        return self.with_bounds(bounds)
+
+    def log_in_bases(self, eps: Fraction) -> float:
+        """Theorem G, with the orders and signs of other units; infinite where there is no basis."""
+        if not self.bases:
+            return math.inf
+        names, larger = tensors(self.bases)[0], self._larger
+        moved = {
+            name: (larger if name in names else self).sensitivities[name] for name in self.bounds
+        }
+        left = {
+            name: size - sum(basis.entries(name) for basis in self.bases)
+            for name, size in self.sizes.items()
+        }
+        free = {name: left[name] + sum(basis.free(name) for basis in self.bases) for name in left}
+        cells = _cells(eps, larger.bounds, moved, free)
+        total = [size * log(cells[name]) for name, size in left.items()]
+        total += [basis.log_points(cells) for basis in self.bases]
+        return math.fsum([*total, *_sorted(self.owned_beside, cells)])
 
     def log_covering(self, eps: Any, *, symmetry: bool = True) -> float:
         """The least of the bounds proved here."""
-        eps = rational(eps)
+        found = self.log_coverings(rational(eps))
+        return min(found.values()) if symmetry else found[PLAIN]
+
+    def log_coverings(self, eps: Fraction) -> dict[str, float]:
+        """All of them, by name."""
         reach = self.reach
         if reach is not None and eps >= reach:
-            return 0.0  # no function of the class is larger: 0 covers them all
-        plain = self.log_plain(eps)
-        return min(plain, self.log_permuted(eps)) if symmetry else plain
+            # no function of the class is larger: 0 covers them all
+            return dict.fromkeys((PLAIN, PERMUTED, IN_BASES)[: 3 if self.bases else 2], 0.0)
+        found = {PLAIN: self.log_plain(eps), PERMUTED: self.log_permuted(eps)}
+        if self.bases:
+            found[IN_BASES] = self.log_in_bases(eps)
+        return found
 
     def again(self) -> GraphClass:
         """The same, of which nothing is computed yet."""
@@ -264,8 +346,35 @@ class GraphClass:
     def with_bounds(self, bounds: Mapping[str, Fraction]) -> GraphClass:
         """With other bounds of the same tensors; which units are sorted does not depend on them."""
         found = replace(self, bounds=dict(bounds))
-        found.__dict__["owned"] = self.owned
+        found.__dict__.update(
+            {
+                name: getattr(self, name)
+                for name in ("_units", "_gauges", "owned", "bases", "owned_beside")
+            }
+        )
         return found
+
+
+def _cells(
+    eps: Fraction, bounds: Mapping[str, Fraction], moved: Mapping[str, Fraction], free: Mapping[str, Fraction | int]
+) -> dict[str, int]:  # fmt: skip
+    """m_t for as many free entries of each tensor."""
+    if eps <= 0:
+        raise ValueError(f"accuracy {float(eps)!r}: a positive number is needed")
+    total = sum(free.values())
+    return {
+        name: max(1, math.ceil(bound * total * moved[name] / (eps * free[name])))
+        if free[name]
+        else 1
+        for name, bound in bounds.items()
+    }
+
+
+def _sorted(found: Iterable[Owned], cells: Mapping[str, int]) -> Iterator[float]:
+    """What sorting units adds to the logarithm of the number of grid points."""
+    for part in found:
+        yield -part.units * math.fsum(n * log(cells[name]) for name, n in part.entries.items())
+        yield part.log_multisets(cells)
 
 
 # Parameters -----------------------------------------------------------------------------------------------------
@@ -457,7 +566,7 @@ def _of_batch_norm(
     """
     names = node.inputs
     x, scale, shift = (_known(sizes[name]) for name in names[:3])
-    if id(node) in cls.folded:
+    if node.output in cls.folded:
         return scale * x + shift, [(names[0], scale), (names[1], x), (names[2], ONE)]
     mean = _known(sizes[names[3]])
     variance = cls.graph.constants.get(names[4])

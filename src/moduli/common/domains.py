@@ -82,7 +82,9 @@ class Samples:
 class Grid:
     """All inputs that a network of integers can be given: scale (q - zero) for each integer q of the type
     of its input, with the scale and the zero point that its file has. Two networks are compared at each of
-    them, what computes in integers as its device does.
+    them, what computes in integers as its device does. A file that is given floats, and rounds them to
+    integers itself, is compared only at the floats that stand for integers. Inputs and outputs are matched
+    by their places; a chain of dense layers takes the numbers of its input in the order of the file.
 
     Args:
         low, high: real ends, as of a `Box`; only integers that stand for numbers between them are tried.

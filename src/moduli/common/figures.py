@@ -22,7 +22,7 @@ GREY = "#8a8f98"
 INK = "#010203"  # not black, which SVG leaves unsaid
 GREEN = "#3c8d5a"
 VIOLET = "#8a4f9e"
-COLOURS_OF_UNITS = BLUE, ORANGE, GREEN, VIOLET  # live, left out, merged, sums of others
+COLOURS_OF_UNITS = BLUE, ORANGE, GREEN, VIOLET, GREY  # live, dead, merged, sums of others, constant
 SCREEN = 80  # pixels for an inch of a picture
 BESIDE = 4.4  # inches of axes beside which a legend has room
 ROW = 0.26  # inches for an axis of a graph
@@ -250,7 +250,7 @@ def error_figure(data: dict[str, Any], ax: Any = None) -> Any:
     ax = axes(ax)
     lines = (
         ("magnitude", "largest units", GREY),
-        ("kmeans", "k-means of the units", ORANGE),
+        ("kmeans", "k-means", ORANGE),
         ("students", "student", BLUE),
     )
     places = np.maximum(

@@ -141,7 +141,9 @@ class Columns(_Shown):
         found = list[Line]()
         beside = max(map(len, head[1:]), default=0)
         for name, *cells in rows:
-            found += [Line("", part) for part in wrapped(name, width)]
+            # a number alone would not say of what
+            whole = f"{head[0]} {name}" if name.isdecimal() and head[0] else name
+            found += [Line("", part) for part in wrapped(whole, width)]
             for title, cell in zip(head[1:], cells, strict=True):
                 if cell:
                     parts = _labelled(title, cell, beside, width - GAP)

@@ -25,7 +25,7 @@ from moduli.kernel.slack import NO_SLACK, Slack
 
 from .exact.first_layers import SCALE, FirstLayers, first_layers
 from .exact.graph_rounding import precision_of
-from .exact.living_units import FATES, LEFT_OUT, LIVES, WITH_BRANCH, fates_of_units
+from .exact.living_units import DEAD, FATES, LIVES, WITH_BRANCH, fates_of_units
 from .exact.reduce_source import reduce_source
 from .results import NEXT_ON_BOX, WithSlack
 
@@ -58,7 +58,8 @@ class GraphCompression(WithSlack, Result):
             what an exact move would store.
         on: the box on which the outputs are the same; None for all inputs. refused: why axes that
             could lose units were left as they are. passed: values that moves pass by, and what is
-            read in place of each. computed: how far both are apart as runtimes compute them, on the
+            read in place of each. constant: for each removal of the proof, in order, those of its
+            units that are constants other than zero. computed: how far both are apart as runtimes compute them, on the
             box, where that was asked for.
     """
 
@@ -71,6 +72,7 @@ class GraphCompression(WithSlack, Result):
     refused: tuple[str, ...] = ()
     rounded: int = 0
     passed: Mapping[str, str] = field(default_factory=dict)
+    constant: tuple[tuple[int, ...], ...] = ()
     computed: AsComputed | None = field(default=None, kw_only=True)
     kind: ClassVar[str] = "compress"
     optimal: ClassVar[bool] = False
@@ -127,8 +129,9 @@ class GraphCompression(WithSlack, Result):
         its order there.
 
         Returns:
-            Integer arrays: 0 lives, 1 left out, 2 merged into another unit, 3 a sum of others
-            (combined). All units of an axis that went with its branch are left out.
+            Integer arrays: 0 lives, 1 dead (zero there, or read by nothing), 2 merged into another
+            unit, 3 a sum of others (combined), 4 constant (its value goes into a bias). All units of
+            an axis that went with its branch are dead.
 
         >>> import moduli as mo
         >>> small = mo.compress("zoo:person-detector", on=mo.Box(0, 1))
@@ -137,12 +140,13 @@ class GraphCompression(WithSlack, Result):
         """
         found = {}
         for name, fates in self._fates.items():
-            found[name] = np.where(fates == WITH_BRANCH, LEFT_OUT, fates)
+            found[name] = np.where(fates == WITH_BRANCH, DEAD, fates)
         return found
 
     @cached_property
     def _fates(self) -> dict[str, Ints]:
-        return fates_of_units(self.original.model, self.proof.rounds, self.passed)
+        rounds, passed = self.proof.rounds, self.passed
+        return fates_of_units(self.original.model, rounds, passed, self.constant)
 
     @cached_property
     def first_layer(self) -> FirstLayers | None:
@@ -188,7 +192,9 @@ class GraphCompression(WithSlack, Result):
         return [("network", repr(self.original)), *where]
 
     def facts(self) -> list[tuple[str, str]]:
-        gone = ", ".join(f"{n} {word}" for word, n in self.removed.items() if n)
+        constant = sum(map(len, self.constant))
+        part = {"left out": f" ({constant} of them constant)"} if constant else {}
+        gone = ", ".join(f"{n} {word}{part.get(word, '')}" for word, n in self.removed.items() if n)
         rows = [
             ("smaller", repr(self.network)),
             ("parameters", f"{self.original.parameters} -> {self.network.parameters}"),
@@ -470,6 +476,7 @@ def compress(
     return GraphCompression(
         "proved", small, graph, proof, sum(found.rounding.values()), small.source.result(), on=on,
         refused=written.refused, rounded=found.rounded, passed=found.renamed,
+        constant=tuple(found.constant),
     )  # fmt: skip
 
 
@@ -555,8 +562,10 @@ def _both(
     cannot be run.
     """
     found = None
-    for size in OPEN:
-        integers, sizes = large.source.integers, large.source.sizes
+    integers, sizes = large.source.integers, large.source.sizes
+    shapes = [large.model.shapes.get(name) or () for name in large.model.inputs]
+    opened = sizes is None and any(not isinstance(n, int) for shape in shapes for n in shape)
+    for size in OPEN if opened else OPEN[:1]:
         feeds = drawn(large.model, ranges, integers, rng, size, sizes)
         if feeds is None:
             return found

@@ -282,6 +282,7 @@ class Rank(Result):
         return {
             "lower": self.lower, "upper": self.upper, "exact": self.exact, "of": self.of,
             "among": self.among, "reason": self.reason, "digest": self.original.digest,
+            "box": None if self.on is None else {"low": self.on.low.tolist(), "high": self.on.high.tolist()},
         }  # fmt: skip
 
 

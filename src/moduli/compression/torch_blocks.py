@@ -59,26 +59,20 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Shrunk(TableResult):
-    """A module with narrower blocks.
+class BlockTable(TableResult):
+    """Narrower blocks of a module, as a table.
 
     Attributes:
-        module: the new module; the given one is untouched. blocks: what was found, with widths and
-            errors.
+        blocks: what was found, with widths and errors. parameters: of the module, before and after.
         refused: names of modules that look like part of a block but were left alone, and why.
     """
 
-    module: torch.nn.Module
     blocks: tuple[Block, ...]
     refused: tuple[tuple[str, str], ...]
     parameters: tuple[int, int]
     kind: ClassVar[str] = "shrink"
     head: ClassVar[tuple[str, ...]] = ("block", "units", "parameters less", "error")
     numbers: ClassVar[tuple[str, ...]] = ("units", "parameters less")
-
-    def __iter__(self) -> Iterator[Any]:
-        """``module, table = shrink(...)``."""
-        return iter((self.module, self.blocks))
 
     @property
     def statement(self) -> str:
@@ -125,6 +119,26 @@ class Shrunk(TableResult):
             "refused": [list(r) for r in self.refused],
             "parameters": list(self.parameters),
         }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Shrunk(BlockTable):
+    """A module with narrower blocks, and their table. Unpacked it is a pair of both:
+    ``module, table = shrink(...)``.
+
+    Attributes:
+        module: the new module; the given one is untouched. blocks, parameters, refused: as in the table.
+    """
+
+    module: torch.nn.Module = field(kw_only=True)
+
+    @property
+    def table_of_blocks(self) -> BlockTable:
+        """The table without the module: what is iterated over are its blocks."""
+        return BlockTable(self.status, self.blocks, self.refused, self.parameters)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.module, self.table_of_blocks))
 
 
 @question
@@ -213,10 +227,10 @@ def shrink(
         )
     return Shrunk(
         "estimated",
-        new,
         tuple(table[n] for n in names),
         tuple(refused),
         (_size(module), _size(new)),
+        module=new,
     )
 
 

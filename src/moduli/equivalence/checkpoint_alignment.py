@@ -49,8 +49,9 @@ class CheckpointAlignment(TableResult):
     the same. That a program computes this architecture is not looked at.
 
     Attributes:
-        a, b: the checkpoints. element: what moves a. sets: evidence, set by set. agreements: part by part,
-            in the order of `sets`, then the rest. keys: of the configurations, which differ. rows: `Part`.
+        a, b: the checkpoints. element: what moves a. sets: what is recognised, set by set, the stream first.
+            agreements: part by part, in the order of `sets`, then the rest. keys: of the configurations, which
+            differ. rows: `Part`.
     """
 
     a: Checkpoint
@@ -86,20 +87,28 @@ class CheckpointAlignment(TableResult):
         return self.total.within == self.total.numbers
 
     @property
+    def evidence(self) -> tuple[Found, ...]:
+        """The sets of heads and units. The stream is none: its columns are matched by rows of the embeddings, and
+        tokens are the same in all models that share a tokenizer. A feature of tokens that two models
+        learnt, each by itself, is seen in both halves of them.
+        """
+        return self.sets[1:]
+
+    @property
     def recognised(self) -> int:
-        """Units of all sets that are recognised."""
-        return sum(part.recognised for part in self.sets)
+        """Heads and units that are recognised."""
+        return sum(part.recognised for part in self.evidence)
 
     @property
     def log_chance(self) -> float:
         """A bound of the logarithm of the probability that chance recognises as many, in nats, if in unrelated
         checkpoints both halves of a unit's numbers are matched independently and at random.
         """
-        return log_chance(list(self.sets))
+        return log_chance(self.evidence)
 
     @property
     def related(self) -> bool:
-        """Whether more units are recognised than chance does, with odds below 1e-9."""
+        """Whether more heads and units are recognised than chance does, with odds below 1e-9."""
         return self.log_chance < RELATED
 
     @property
@@ -115,25 +124,29 @@ class CheckpointAlignment(TableResult):
     @property
     def statement(self) -> str:
         total, under = self.total, f"under the declared architecture ({self.decoder.kind})"
-        if self.keys and total.equal == total.numbers:
-            listed = ", ".join(self.keys[:3])
-            return f"the same tensors {under}, but the configurations differ in {listed}"
+        differ = ""
+        if self.keys:
+            listed = ", ".join(self.keys[:3]) + (", ..." if len(self.keys) > 3 else "")
+            differ = f"the configurations differ in {listed}"
+        if differ and total.equal == total.numbers:
+            return f"the same tensors {under}, but {differ}"
         if self.same:
             moved = "moved by a symmetry, " if self.before else ""
             return (
                 f"the same tensors {under}: all {total.numbers} numbers of a, {moved}are those of b"
             )
-        units = sum(part.units for part in self.sets)
-        seen = f"{self.recognised} of {units} units recognised, about {len(self.sets)} by chance"
+        units = sum(part.units for part in self.evidence)
+        seen = f"{self.recognised} of {units} heads and units recognised, about {len(self.evidence)} by chance"
+        end = f"; {differ}" if differ else ""
         if self.within_rounding:
             return (
                 f"a disguised copy within rounding {under}: of {total.numbers} numbers {total.equal} are equal after moving, "
-                f"the others but for four roundings; {seen}"
+                f"the others but for four roundings; {seen}{end}"
             )
         if self.related:
             apart = f"{self.after:.3g} of their norm apart after moving, {self.before:.3g} before"
-            return f"related {under}, {_odds(self.log_chance)}: {seen}; {apart}"
-        return f"no relation is seen {under}: {seen}"
+            return f"related {under}, by chance {_odds(self.log_chance)}: {seen}; {apart}{end}"
+        return f"no relation is seen {under}: {seen}{end}"
 
     def rows(self) -> list[Any]:
         found = []
@@ -156,7 +169,7 @@ class CheckpointAlignment(TableResult):
 
     def notes(self) -> list[tuple[str, str]]:
         found = [("a", repr(self.a)), ("b", repr(self.b))]
-        if self.log_chance:
+        if self.related:
             found.append(("by chance", _odds(self.log_chance)))
         if self.keys:
             found.append(("configurations differ in", ", ".join(self.keys)))
@@ -167,14 +180,14 @@ class CheckpointAlignment(TableResult):
         return {
             "a": str(self.a.path), "b": str(self.b.path), "architecture": self.decoder.kind,
             "same": self.same, "within_rounding": self.within_rounding, "related": self.related,
-            "recognised": self.recognised, "by_chance": len(self.sets), "log_chance": self.log_chance,
+            "recognised": self.recognised, "by_chance": len(self.evidence), "log_chance": self.log_chance,
             "numbers": total.numbers, "equal": total.equal, "within": total.within,
             "before": self.before, "after": self.after, "keys": list(self.keys),
             "parts": [row._asdict() for row in self.rows()],
         }  # fmt: skip
 
     def check(self) -> bool:
-        """Look at the laws and compare all numbers again, from the files."""
+        """Look at the laws, compare all numbers and search for what is recognised again, from the files."""
         ours, theirs = Decoder.of(self.a), Decoder.of(self.b)
         _require_same(self.a, self.b, ours, theirs)
         if (ours, theirs) != (self.decoder, self.other):
@@ -184,6 +197,8 @@ class CheckpointAlignment(TableResult):
         again = _compared(self.a, self.b, ours, theirs, self.element, None)
         if again != self.agreements:
             raise CertificateRejected("compared again, the checkpoints agree in other numbers")
+        if _searched(Pair(self.a, self.b, ours, theirs), None) != self.sets:
+            raise CertificateRejected("searched again, other units are recognised")
         if (self.status == "proved") != self.same or self.status == "refuted":
             raise CertificateRejected(f"{self.status} does not follow")
         return True
@@ -194,25 +209,18 @@ class CheckpointAlignment(TableResult):
 
 
 def _odds(log_probability: float) -> str:
-    return f"by chance less than once in 10^{math.floor(-log_probability / math.log(10))}"
+    return f"at most once in 10^{math.floor(-log_probability / math.log(10))}"
 
 
 def align(a: Checkpoint, b: Checkpoint, progress: Progress | None = None) -> CheckpointAlignment:
     """See `api.align`."""
     ours, theirs = Decoder.of(a), Decoder.of(b)
     _require_same(a, b, ours, theirs)
-    pair, sets = Pair(a, b, ours, theirs), list[Found]()
-    steps = 4 * len(ours.layers) + 3
-    sets.append(pair.match_stream())
-    pair.match_norms()
-    _tell(progress, 1, steps)
-    for number in range(len(ours.layers)):
-        sets.append(pair.match_heads(number))
-        sets.append(pair.match_units(number))
-        _tell(progress, 2 * number + 3, steps)
+    pair = Pair(a, b, ours, theirs)
+    sets = _searched(pair, progress)
     agreements = _compared(a, b, ours, theirs, pair.element, progress)
     found = CheckpointAlignment(
-        "estimated", a, b, ours, theirs, pair.element, tuple(sets), agreements, differing(a, b)
+        "estimated", a, b, ours, theirs, pair.element, sets, agreements, differing(a, b)
     )
     return replace(found, status="proved") if found.same else found
 
@@ -248,6 +256,19 @@ def _require_same(a: Checkpoint, b: Checkpoint, ours: Decoder, theirs: Decoder) 
     ]
     if heads[0] != heads[1]:
         raise ShapeError(f"{a.path} and {b.path} have other numbers of heads")
+
+
+def _searched(pair: Pair, progress: Progress | None) -> tuple[Found, ...]:
+    """What is recognised: of the stream, then of the heads and units of each layer."""
+    layers = len(pair.ours.layers)
+    sets = [pair.match_stream()]
+    pair.match_norms()
+    _tell(progress, 1, 4 * layers + 3)
+    for number in range(layers):
+        sets.append(pair.match_heads(number))
+        sets.append(pair.match_units(number))
+        _tell(progress, 2 * number + 3, 4 * layers + 3)
+    return tuple(sets)
 
 
 def _compared(

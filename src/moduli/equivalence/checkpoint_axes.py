@@ -36,15 +36,14 @@ positions, value biases moved into that of the output, any rotation of the strea
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from moduli.common.checkpoint import CODES, Checkpoint
 from moduli.kernel.activations import Activation
-from moduli.kernel.errors import ShapeError, UnsupportedModel
+from moduli.kernel.errors import ModuliError, ShapeError, UnsupportedModel
 
 from .group import Axis
 
@@ -217,31 +216,37 @@ class _Reader:
         if value is None and default is not None:
             return default
         if type(value) is not int or not 0 < value < 2**31:
-            raise UnsupportedModel(
-                f"{self.checkpoint.path}: config.json has {key} = {str(value)[:40]}; a positive whole number is needed"
-            )
+            text = str(value)[:40]
+            self.refuse(f"config.json has {key} = {text}; a positive whole number is needed")
         return value
 
     def activation(self, key: str) -> Activation:
         name = self.checkpoint.config.get(key)
         if not isinstance(name, str) or name not in ACTIVATIONS:
-            raise UnsupportedModel(
-                f"{self.checkpoint.path}: config.json has {key} = {str(name)[:40]!r}; known are {', '.join(ACTIVATIONS)}"
-            )
+            known = ", ".join(ACTIVATIONS)
+            self.refuse(f"config.json has {key} = {str(name)[:40]!r}; known are {known}")
         return Activation(ACTIVATIONS[name])
 
     def has(self, name: str) -> bool:
         return name in self.checkpoint.tensors
 
+    def require(self, holds: bool, why: str, kind: type[ModuliError] = UnsupportedModel) -> None:
+        """`refuse`, unless something holds."""
+        if not holds:
+            self.refuse(why, kind)
+
+    def refuse(self, why: str, kind: type[ModuliError] = UnsupportedModel) -> NoReturn:
+        """Raises an error that names the checkpoint."""
+        raise kind(f"{self.checkpoint.path}: {why}")
+
     def width(self, name: str, axis: int) -> int:
         """The size of a tensor of two axes along one of them."""
-        if not self.has(name):
-            raise UnsupportedModel(f"{self.checkpoint.path}: there is no tensor {name!r}")
+        self.require(self.has(name), f"there is no tensor {name!r}")
         shape = self.checkpoint.shape(name)
-        if len(shape) != 2:
-            raise ShapeError(f"{name!r} has shape {shape}; two axes are needed")
-        if not shape[axis]:
-            raise ShapeError(f"{name!r} has shape {shape}: nothing is in it")
+        self.require(
+            len(shape) == 2, f"{name!r} has shape {shape}; two axes are needed", ShapeError
+        )
+        self.require(shape[axis] > 0, f"{name!r} has shape {shape}: nothing is in it", ShapeError)
         return shape[axis]
 
     def piece(
@@ -249,20 +254,21 @@ class _Reader:
         *, transposed: bool = False, part: tuple[int, int] | None = None,
     ) -> Piece:  # fmt: skip
         """A tensor that must be there, in floats, of a shape as stored."""
-        checkpoint = self.checkpoint
-        if not self.has(name):
-            raise UnsupportedModel(f"{checkpoint.path}: there is no tensor {name!r}")
-        stored = checkpoint.tensors[name]
-        if stored.dtype not in CODES:
-            raise UnsupportedModel(
-                f"{checkpoint.path}: {name!r} is stored as {stored.dtype}; {', '.join(CODES)} are read"
-            )
-        if stored.shape != tuple(shape):
-            raise ShapeError(f"{name!r} has shape {stored.shape}; declared is {tuple(shape)}")
-        if (rows is not None or transposed) and stored.size > MAX_NUMBERS:
-            raise UnsupportedModel(
-                f"{checkpoint.path}: {name!r} has {stored.size} numbers; up to {MAX_NUMBERS} are held at a time"
-            )
+        self.require(self.has(name), f"there is no tensor {name!r}")
+        stored = self.checkpoint.tensors[name]
+        self.require(
+            stored.dtype in CODES,
+            f"{name!r} is stored as {stored.dtype}; {', '.join(CODES)} are read",
+        )
+        self.require(
+            stored.shape == tuple(shape),
+            f"{name!r} has shape {stored.shape}; declared is {tuple(shape)}", ShapeError,
+        )  # fmt: skip
+        whole = rows is not None or transposed
+        self.require(
+            not whole or stored.size <= MAX_NUMBERS,
+            f"{name!r} has {stored.size} numbers; up to {MAX_NUMBERS} are held at a time",
+        )
         self.known.add(name)
         return Piece(name, rows, columns, transposed, part)
 
@@ -290,16 +296,9 @@ class _Reader:
         left = sorted(self.checkpoint.tensors.keys() - self.known)
         if left:
             more = f" and {len(left) - 1} others" if len(left) > 1 else ""
-            raise UnsupportedModel(
-                f"{self.checkpoint.path}: {left[0][:100]!r}{more} belong to no tensor that is declared for this model"
+            self.refuse(
+                f"{left[0][:100]!r}{more} belong to no tensor that is declared for this model"
             )
-
-
-def _require_heads(heads: int, groups: int, size: int, *, rotary: bool) -> None:
-    if heads % groups or (rotary and size % 2):
-        raise ShapeError(
-            f"{heads} heads of {size} coordinates with {groups} key heads: no such attention is declared"
-        )
 
 
 def _llama(reader: _Reader, kind: str) -> Decoder:
@@ -312,9 +311,12 @@ def _llama(reader: _Reader, kind: str) -> Decoder:
     size = reader.number("head_dim", max(1, width // heads))
     reader.activation("hidden_act")
     part = reader.checkpoint.config.get("partial_rotary_factor", 1)
-    _require(part in (None, 1), f"partial_rotary_factor = {str(part)[:40]}: not declared")
-    _require(count <= MAX_LAYERS, f"{count} layers; up to {MAX_LAYERS} are read")
-    _require_heads(heads, groups, size, rotary=True)
+    reader.require(part in (None, 1), f"partial_rotary_factor = {str(part)[:40]}: not declared")
+    reader.require(count <= MAX_LAYERS, f"{count} layers; up to {MAX_LAYERS} are read")
+    reader.require(
+        heads % groups == 0 and size % 2 == 0,
+        f"{heads} heads of {size} coordinates with {groups} key heads: no such attention is declared", ShapeError,
+    )  # fmt: skip
     stream = width, STREAM
     embeddings = (reader.piece(embed, (tokens, width), None, STREAM),)
     layers = []
@@ -356,16 +358,13 @@ def _gpt2(reader: _Reader, kind: str) -> Decoder:
     tokens, width = (reader.width(f"{front}wte.weight", axis) for axis in (0, 1))
     count, heads = reader.number("n_layer"), reader.number("n_head")
     for alias, said in (("num_hidden_layers", count), ("num_attention_heads", heads)):
-        if (
-            reader.number(alias, said) != said
-        ):  # another name of the same, and libraries may take either
-            raise UnsupportedModel(
-                f"{reader.checkpoint.path}: config.json has {alias} beside another number"
-            )
+        # another name of the same, and libraries may take either
+        same = reader.number(alias, said) == said
+        reader.require(same, f"config.json has {alias} beside another number")
     activation = reader.activation("activation_function")
-    _require(count <= MAX_LAYERS, f"{count} layers; up to {MAX_LAYERS} are read")
-    if width % heads:
-        raise ShapeError(f"{heads} heads do not divide a stream of {width}")
+    reader.require(count <= MAX_LAYERS, f"{count} layers; up to {MAX_LAYERS} are read")
+    divides = width % heads == 0
+    reader.require(divides, f"{heads} heads do not divide a stream of {width}", ShapeError)
     size = width // heads
     positions = reader.width(f"{front}wpe.weight", 0)
     embeddings = (
@@ -405,8 +404,7 @@ def _gpt2(reader: _Reader, kind: str) -> Decoder:
                 f"{stem}.mlp.c_proj.weight", (units, width), Axis(f"units {k}", -1), STREAM
             ),
             (reader.piece(f"{stem}.mlp.c_proj.bias", (width,), STREAM),),
-            units, signs=activation.turned[0] == -1 and not activation.turned[1],
-            scales=activation.homogeneous,
+            units, signs=activation.odd, scales=activation.homogeneous,
         )  # fmt: skip
         layers.append(Layer(first, attention, second, feedforward))
     norm = reader.norm(f"{front}ln_f", "last", width, bias=True)
@@ -423,10 +421,9 @@ def _head(
     permuted as the stream is.
     """
     name, given = "lm_head.weight", reader.checkpoint.config.get("tie_word_embeddings", tied)
-    if not isinstance(given, bool):
-        raise UnsupportedModel(
-            f"{reader.checkpoint.path}: config.json has tie_word_embeddings = {str(given)[:40]}"
-        )
+    reader.require(
+        isinstance(given, bool), f"config.json has tie_word_embeddings = {str(given)[:40]}"
+    )
     if not given:
         read = Axis(f"norm {norm.name}", -1)
         return norm, (reader.piece(name, (tokens, width), None, read),)
@@ -456,22 +453,4 @@ def _fused(
     )  # fmt: skip
 
 
-def _require(holds: bool, text: str) -> None:
-    if not holds:
-        raise UnsupportedModel(text)
-
-
 KINDS: Mapping[str, Any] = {"llama": _llama, "mistral": _llama, "qwen2": _llama, "gpt2": _gpt2}
-
-
-def numbers_of(decoder: Decoder, checkpoint: Checkpoint) -> int:
-    """How many numbers the pieces have."""
-    pieces = [piece for _, section in decoder.sections() for piece in section]
-    return sum(_length(checkpoint, piece) for piece in pieces)
-
-
-def _length(checkpoint: Checkpoint, piece: Piece) -> int:
-    shape = checkpoint.shape(piece.tensor)
-    if piece.part is None:
-        return math.prod(shape)
-    return (piece.part[1] - piece.part[0]) * (shape[0] if len(shape) == 2 else 1)

@@ -70,7 +70,15 @@ class CheckpointForm(Result):
 
     def check(self) -> bool:
         """Find the form again, from the files."""
-        if signature(self.checkpoint) != self.signature:
+        again = canon(self.checkpoint)
+        same = (
+            self.status == again.status
+            and self.decoder == again.decoder
+            and self.signature == again.signature
+            and self.signature.complete == again.signature.complete
+            and _equal(self.element, again.element)
+        )
+        if not same:
             raise CertificateRejected(f"{self.checkpoint.path}: found again is another form")
         return True
 
@@ -126,6 +134,14 @@ def normal_element(decoder: Decoder, checkpoint: Checkpoint) -> dict[str, Moved]
     return form.element
 
 
+def _equal(one: Element, other: Element) -> bool:
+    return one.keys() == other.keys() and all(
+        np.array_equal(x, y)
+        for name, moved in one.items()
+        for x, y in zip(moved, other[name], strict=True)
+    )
+
+
 class _Form:
     """The element that is found so far."""
 
@@ -134,13 +150,13 @@ class _Form:
         self.element = dict[str, Moved]()
 
     def read(self, pieces: Sequence[Piece]) -> Array:
-        """A weight with its bias as a last column, as far as it can be moved; in float32, which is enough to
-        tell rows apart.
-        """
-        parts = [
-            placed(matrix(self.checkpoint, piece), piece, self.element).astype(np.float32)
-            for piece in pieces
-        ]
+        """A weight with its bias as a last column, as far as it can be moved, in the wider of float32 and its type."""
+        parts = []
+        for piece in pieces:
+            numbers = matrix(self.checkpoint, piece)
+            moved = placed(numbers, piece, self.element)
+            fits = np.abs(moved).max(initial=0.0) <= np.finfo(numbers.dtype).max
+            parts.append(moved.astype(numbers.dtype) if fits else moved)
         return np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def order_stream(self) -> None:
@@ -246,7 +262,7 @@ def _shifted(moved: Moved, by: int) -> Moved:
 
 
 def _moved(rows: Array, moved: Moved, power: int = 1) -> Array:
-    return np.asarray(rows[moved.order] * (moved.factor**power)[:, None], dtype=np.float32)
+    return np.asarray(rows[moved.order] * (moved.factor**power)[:, None])
 
 
 def _coordinates(rows: Array) -> Moved:
@@ -295,14 +311,13 @@ def _normal(rows: Array) -> Array:
 def _digest(parts: Sequence[Array]) -> bytes:
     one = hashlib.sha256()
     for part in parts:
-        one.update(np.ascontiguousarray(part + np.float32(0), np.float32).data)
+        one.update(np.ascontiguousarray(part + part.dtype.type(0)).data)  # no -0.0
     return one.digest()
 
 
 def _digests(parts: Sequence[Array]) -> list[bytes]:
     """Of each row, of all parts."""
-    rows = [np.ascontiguousarray(part + np.float32(0), np.float32) for part in parts]
-    return [_digest(list(own)) for own in zip(*rows, strict=True)]
+    return [_digest(list(own)) for own in zip(*parts, strict=True)]
 
 
 def _sorted(names: Sequence[bytes]) -> Order:

@@ -9,7 +9,7 @@ numbers: what both halves say alike is evidence that chance does not give (see `
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ Order = np.ndarray[Any, np.dtype[np.intp]]
 Halves = Callable[[Order], tuple[Array, Array]]  # gains of some rows with all columns, by each half
 GAINS = 2**24  # numbers of such a block
 SUMS = 2.0**-40  # far above what the order of a sum in float64 changes
+MOST_APART = 200  # of numbers, in powers of two
 MOST_LEFT = 2**13  # units that are left over and are assigned at once
 
 
@@ -58,8 +59,9 @@ class Pair:
 
     def read(self, mine: Piece, other: Piece) -> tuple[Array, Array]:
         """A piece of a as far as it can be moved, and that of b, in float32."""
-        left = placed(matrix(self.a, mine), mine, self.element)
-        return left.astype(np.float32), matrix(self.b, other).astype(np.float32)
+        left, right = placed(matrix(self.a, mine), mine, self.element), matrix(self.b, other)
+        scale = _power_below(left, right)  # the same of both, whose ratios matter
+        return (left * scale).astype(np.float32), (right * scale).astype(np.float32)
 
     # Stream and norms
 
@@ -68,12 +70,19 @@ class Pair:
         width = self.ours.width
         products = [np.zeros((width, width), np.float32) for _ in range(2)]
         sizes = np.zeros((2, 2, width))
+        scales = [
+            min((_power_below(part) for piece in embeddings for part in matrices(model, piece)), default=1.0)
+            for model, embeddings in ((self.a, self.ours.embeddings), (self.b, self.theirs.embeddings))
+        ]  # fmt: skip
         for mine, other in zip(self.ours.embeddings, self.theirs.embeddings, strict=True):
             seen = 0
             for left, right in zip(matrices(self.a, mine), matrices(self.b, other), strict=True):
                 for k in range(2):
                     start = (seen + k) % 2
-                    x, y = (z[start::2].astype(np.float32) for z in (left, right))
+                    x, y = (
+                        (z[start::2] * scale).astype(np.float32)
+                        for z, scale in zip((left, right), scales, strict=True)
+                    )
                     products[k] += y.T @ x
                     sizes[k] += [_squares(x.T), _squares(y.T)]
                 seen += len(left)
@@ -109,6 +118,10 @@ class Pair:
             right = matrix(self.b, other.gain)[:, 0].astype(np.float64)
             both = (left != 0) & (right != 0)
             ratio = np.divide(right, left, out=stream.factor.copy(), where=both)
+            apart = np.abs(np.log2(np.abs(ratio)))
+            ratio = np.where(
+                apart < MOST_APART, ratio, stream.factor
+            )  # no copy is scaled by so much
             ratio = snapped(ratio, 2 * self.roundoff)  # both gains may have been rounded
             given = ratio * stream.factor
             self.element[f"gain {mine.name}"] = Moved(stream.order, given * stream.factor)
@@ -404,11 +417,17 @@ def _squares(rows: Array) -> Array:
     return np.asarray(np.einsum("ij,ij->i", wide, wide.conj()).real)
 
 
+def _power_below(*rows: Array) -> float:
+    """A power of two by which the largest number is multiplied to be below 1, so that products do not overflow."""
+    top = max(float(np.abs(x).max(initial=0.0)) for x in rows)
+    return math.ldexp(1.0, -math.frexp(top)[1]) if top else 1.0
+
+
 def _or_one(numbers: Array) -> Array:
     return np.where(numbers > 0, numbers, 1.0)
 
 
-def log_chance(parts: list[Found]) -> float:
+def log_chance(parts: Sequence[Found]) -> float:
     """A bound of the logarithm of the probability that chance recognises as many units, in nats.
 
     Of a random permutation of n things let X be the number of its fixed points: its j-th factorial moment is 1

@@ -31,6 +31,7 @@ POWER = 128  # of two, in products that are exact
 SMALL = (
     2.0**-700
 )  # smaller numbers in float64, and larger than their inverse, may be rounded by them
+HUGE = 2.0**250  # times numbers up to 2^200, squared, and summed 2^100 times they are floats
 
 
 class Moved(NamedTuple):
@@ -38,10 +39,6 @@ class Moved(NamedTuple):
 
     order: Order
     factor: Array
-
-    @staticmethod
-    def identity(count: int) -> Moved:
-        return Moved(np.arange(count), np.ones(count))
 
 
 Element = Mapping[str, Moved]  # by the names of axes; what is not named stays
@@ -71,7 +68,7 @@ def require_laws(decoder: Decoder, element: Element) -> None:
             raise CertificateRejected(f"{name}: no order of its {count} units")
         _hold(len(moved.factor) == count, name, "not one number for each unit")
         _hold(np.isfinite(moved.factor).all() and moved.factor.all(), name, "a number is 0")
-    stream = element["stream"]
+    stream = _named(element, "stream")
     _hold(len(stream.order) == decoder.width, "stream", "another width")
     _hold((np.abs(stream.factor) == 1).all(), "stream", "a number is no sign")
     if not decoder.signs:
@@ -79,13 +76,13 @@ def require_laws(decoder: Decoder, element: Element) -> None:
     for norm in decoder.norms():
         if norm.gain.rows != Axis(f"gain {norm.name}", 1):
             continue  # that of embeddings: it moves as the stream does
-        gain, given = element[f"gain {norm.name}"], element[f"norm {norm.name}"]
+        gain, given = (_named(element, f"{what} {norm.name}") for what in ("gain", "norm"))
         for moved in (gain, given):
             _hold(np.array_equal(moved.order, stream.order), norm.name, "not in the stream's order")
         product = given.factor * stream.factor
         _hold(np.array_equal(gain.factor, product), norm.name, "gains of other numbers")
     for number, layer in enumerate(decoder.layers):
-        units = element[f"units {number}"]
+        units = _named(element, f"units {number}")
         _hold(len(units.order) == layer.feedforward.units, f"units {number}", "another width")
         if not layer.feedforward.signs:
             _hold((units.factor > 0).all(), f"units {number}", "a sign")
@@ -97,7 +94,10 @@ def require_laws(decoder: Decoder, element: Element) -> None:
 def _require_heads(number: int, heads: Attention, element: Element) -> None:
     """Laws 4 and 5: heads as blocks, coordinates inside them."""
     size, shared = heads.size, heads.shared
-    named = {name: element[f"{name} {number}"] for name in ("queries", "keys", "values", "outputs")}
+    named = {
+        name: _named(element, f"{name} {number}")
+        for name in ("queries", "keys", "values", "outputs")
+    }
     at, blocks, factor = {}, {}, {}
     for name, moved in named.items():
         count = heads.heads if name in ("queries", "outputs") else heads.groups
@@ -129,6 +129,12 @@ def _require_heads(number: int, heads: Attention, element: Element) -> None:
     _hold((still | quarter).all(), f"keys {number}", "a plane of positions is not turned")
 
 
+def _named(element: Element, name: str) -> Moved:
+    if name not in element:
+        raise CertificateRejected(f"{name}: nothing says how it is moved")
+    return element[name]
+
+
 def _hold(holds: Any, name: str, why: str) -> None:
     if not holds:
         raise CertificateRejected(f"{name}: {why}")
@@ -138,18 +144,22 @@ def _hold(holds: Any, name: str, why: str) -> None:
 
 
 def matrices(checkpoint: Checkpoint, piece: Piece) -> Iterator[Array]:
-    """A piece, whole; rows that stay come some at a time."""
+    """A piece, whole; rows that stay come some at a time.
+
+    Raises:
+        UnsupportedModel: numbers above 2^250.
+    """
     shape = checkpoint.shape(piece.tensor)
     if len(shape) == 2 and piece.rows is None and not piece.transposed:
         step = max(1, BLOCK // max(1, shape[1]))
         for start in range(0, shape[0], step):
-            yield checkpoint.rows(piece.tensor, start, start + step)
+            yield _not_huge(checkpoint, piece, checkpoint.rows(piece.tensor, start, start + step))
         return
     yield matrix(checkpoint, piece)
 
 
 def matrix(checkpoint: Checkpoint, piece: Piece) -> Array:
-    """A piece, whole."""
+    """A piece, whole; see `matrices`."""
     shape = checkpoint.shape(piece.tensor)
     if piece.part is None:
         found = checkpoint.rows(piece.tensor)
@@ -157,9 +167,19 @@ def matrix(checkpoint: Checkpoint, piece: Piece) -> Array:
         found = checkpoint.rows(piece.tensor, *piece.part)
     else:
         found = checkpoint.rows(piece.tensor)[:, piece.part[0] : piece.part[1]]
+    found = _not_huge(checkpoint, piece, found)
     if found.ndim == 1:
         return found[:, None]
     return found.T if piece.transposed else found
+
+
+def _not_huge(checkpoint: Checkpoint, piece: Piece, numbers: Array) -> Array:
+    """The numbers, if squares of them, moved, are floats in sums; of smaller types they always are."""
+    if numbers.dtype == np.float64 and np.abs(numbers).max(initial=0.0) > HUGE:
+        raise UnsupportedModel(
+            f"{checkpoint.path}: {piece.tensor!r} holds numbers above 2^250; smaller ones are moved"
+        )
+    return numbers
 
 
 def placed(numbers: Array, piece: Piece, element: Element) -> Array:
@@ -288,11 +308,13 @@ def digest(
         for piece in section:
             part, shape = piece.part, list(checkpoint.shape(piece.tensor))
             stays = piece.rows is None and piece.columns is None
-            sha.update(json.dumps([part, shape, bare(piece) if stays else ""]).encode())
+            held = checkpoint.tensors[piece.tensor]
+            # bytes of what stays mean other numbers in another type
+            sha.update(
+                json.dumps([part, shape, [bare(piece), held.dtype] if stays else ""]).encode()
+            )
             if stays:
-                length = (
-                    checkpoint.tensors[piece.tensor].end - checkpoint.tensors[piece.tensor].start
-                )
+                length = held.end - held.start
                 for start in range(0, length, BLOCK):
                     sha.update(checkpoint.raw(piece.tensor, start, start + BLOCK).data)
                 continue
@@ -300,7 +322,7 @@ def digest(
                 moved = placed(numbers.astype(np.float64), piece, element) + 0.0  # no -0.0
                 if numbers.dtype == np.float64 and not _not_rounded(numbers, moved).all():
                     raise UnsupportedModel(
-                        f"{checkpoint.path}: {piece.tensor!r} holds numbers below 2^-700, or above 2^700"
+                        f"{checkpoint.path}: {piece.tensor!r} holds numbers below 2^-700"
                     )
                 sha.update(np.ascontiguousarray(moved).data.cast("B"))
     return sha.hexdigest()
@@ -330,9 +352,10 @@ def _bytes(
         first = parts[0]
         if first.rows is None and first.columns is None:
             yield name, checkpoint.raw(name)
-            continue
-        found = [_stored(checkpoint, piece, element) for piece in parts]
-        yield name, found[0] if len(found) == 1 else _joined(checkpoint, parts, element)
+        elif len(parts) == 1:
+            yield name, _stored(checkpoint, first, element)
+        else:
+            yield name, _joined(checkpoint, parts, element)
 
 
 def _stored(checkpoint: Checkpoint, piece: Piece, element: Element) -> Array:

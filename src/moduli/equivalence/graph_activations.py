@@ -122,26 +122,39 @@ def _columns(array: Array, one: Seen) -> Array:
 
 
 class _Moments:
-    """Sums over rows of two tables of as many columns."""
+    """Of two tables of as many columns, a batch of rows at a time (Chan, Golub, LeVeque 1983): means, and sums of
+    products of what is left without them, so that large means cost no digits.
+    """
 
     def __init__(self, units: int) -> None:
         self.count = 0
-        self.sums = np.zeros((2, units))
-        self.squares = np.zeros((2, units))
-        self.products = np.zeros((units, units))
+        self.means = np.zeros((2, units))
+        self.squares = np.zeros((2, units))  # without means
+        self.sizes = np.zeros((2, units))  # of squares with means
+        self.products = np.zeros((units, units))  # without means
 
     def add(self, first: Array, second: Array) -> None:
-        self.count += len(first)
-        self.sums += [first.sum(axis=0), second.sum(axis=0)]
-        self.squares += [np.square(first).sum(axis=0), np.square(second).sum(axis=0)]
-        self.products += first.T @ second
+        if not len(first):
+            return
+        tables = first, second
+        means = np.stack([table.mean(axis=0) for table in tables])
+        left, right = (table - mean for table, mean in zip(tables, means, strict=True))
+        # Sums about the joint mean are those about both means, and what these are apart.
+        apart, total = means - self.means, self.count + len(first)
+        weight = self.count * len(first) / total
+        self.products += left.T @ right + weight * np.outer(apart[0], apart[1])
+        self.squares += [np.square(x).sum(axis=0) for x in (left, right)]
+        self.squares += weight * np.square(apart)
+        self.sizes += [np.square(table).sum(axis=0) for table in tables]
+        self.means += apart * (len(first) / total)
+        self.count = total
 
     def correlation(self) -> Array:
         """Between columns; 0 for those of which no more than rounding is left without their mean."""
-        means = self.sums / self.count
-        spread = np.maximum(self.squares - self.count * np.square(means), 0.0)
-        still = spread <= STILL * self.squares
-        norms = np.where(still, 0.0, np.sqrt(spread))
+        # what is computed in float32 varies by roundings of it
+        still = self.squares <= STILL * self.sizes
+        norms = np.where(still, 0.0, np.sqrt(self.squares))
         sizes = np.outer(norms[0], norms[1])
-        shared = self.products - self.count * np.outer(means[0], means[1])
-        return np.asarray(np.divide(shared, sizes, out=np.zeros(sizes.shape), where=sizes > 0))
+        return np.asarray(
+            np.divide(self.products, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
+        )

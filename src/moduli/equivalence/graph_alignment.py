@@ -25,6 +25,7 @@ from .graph_matching import Matching, Problem, holds_floats, matched, wide
 from .graph_normal_form import moved
 from .graph_order import in_order_of_use
 from .graph_scales import gauges, near
+from .graph_statistics import renewed
 from .graph_units import Rounds, UnitSets, move_to
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -173,11 +174,20 @@ class GraphAlignment(Result):
         """Euclidean distance of the stored numbers of `network` and `b`."""
         return self._distance(self.network)
 
-    def merge(self, t: float = 0.5) -> Graph:
-        """The graph on the straight line from `network` (t = 0) to `b` (t = 1)."""
-        return self._between(self.network, t)
+    def merge(self, t: float = 0.5, *, statistics: Samples | Gaussian | None = None) -> Graph:
+        """The graph on the straight line from `network` (t = 0) to `b` (t = 1).
 
-    def _between(self, start: Graph, t: float) -> Graph:
+        Args:
+            statistics: inputs on which means and variances of its batch norms are computed again, one norm after
+                another; without them they are on the line, too, which fits neither graph.
+
+        Raises:
+            UnsupportedModel: there is no batch norm whose statistics could be renewed (`graph_statistics`).
+        """
+        feeds = None if statistics is None else _batches(self.b, statistics, 0, AT_ONCE)
+        return self._between(self.network, t, feeds)
+
+    def _between(self, start: Graph, t: float, feeds: list[Array] | None = None) -> Graph:
         model = self.b.model.live()
         constants = dict(model.constants)
         for name, other in self.names.items():
@@ -185,7 +195,8 @@ class GraphAlignment(Result):
             if holds_floats(stored):
                 mean = (1 - t) * wide(start.model, name) + t * wide(model, other)
                 constants[other] = np.asarray(mean, dtype=stored.dtype)
-        return self.b.source.rewritten(replace(model, constants=constants), {})
+        found = self.b.source.rewritten(replace(model, constants=constants), {})
+        return found if feeds is None else renewed(found, feeds)
 
     def barrier(
         self,
@@ -194,6 +205,7 @@ class GraphAlignment(Result):
         *,
         points: int = 25,
         seed: int | np.random.Generator = 0,
+        statistics: Samples | Gaussian | None = None,
     ) -> Barrier:
         """How much worse the graphs on the line are than its ends, with and without the alignment.
 
@@ -201,14 +213,16 @@ class GraphAlignment(Result):
             on: inputs, each flattened row by row. targets: class numbers (cross-entropy), or values (mean
                 square error), for the first output. Without them: the mean square distance from the
                 outputs on the line to the line between the outputs, as a share of the variance of b's.
+            statistics: as in `merge`, of all graphs on both lines.
 
         Raises:
             ShapeError: not as many targets as inputs, or inputs that do not fit.
         """
         feeds = _batches(self.b, on, seed)
+        renew = None if statistics is None else _batches(self.b, statistics, seed, AT_ONCE)
         return Barrier.along(
-            lambda t: _outputs(self._between(self.network, t), feeds),
-            lambda t: _outputs(self._between(self.a, t), feeds),
+            lambda t: _outputs(self._between(self.network, t, renew), feeds),
+            lambda t: _outputs(self._between(self.a, t, renew), feeds),
             targets, points,
         )  # fmt: skip
 
@@ -262,6 +276,15 @@ def _batches(
     if len(x) % shape[0]:
         raise ShapeError(f"{len(x)} samples: {name!r} of shape {shape} takes {shape[0]} at a time")
     return list(x.reshape(-1, shape[0], *sizes))
+
+
+def first_outputs(graph: Graph, x: Array) -> Array:
+    """Of samples, rows of the only input: the first output, a row each.
+
+    Raises:
+        ShapeError: the graph has other inputs, or samples do not fit.
+    """
+    return _outputs(graph, _batches(graph, Samples(x), 0, AT_ONCE))
 
 
 def _outputs(graph: Graph, feeds: list[Array]) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
@@ -97,18 +98,13 @@ class GraphSymmetries(Result):
         )
 
     @cached_property
+    def mixing(self) -> tuple[Gauge, ...]:
+        return mixing(self.found, self.gauges)
+
+    @property
     def _mixed(self) -> list[Exchangeable]:
         """Sets of units that any matrix may mix, once for each way of it."""
-        own = [x for x in self.gauges if not x.sign and not x.joint and self._mixes(x)]
-        return [gauge.part for gauge in own]
-
-    def _mixes(self, gauge: Gauge) -> bool:
-        units, members, _ = gauge.part
-        try:
-            require_mixed(self.found.model(gauge.part), units, members.tolist(), gauge.powers)
-        except CertificateRejected:
-            return False
-        return True
+        return [gauge.part for gauge in self.mixing]
 
     @cached_property
     def log_order(self) -> float:
@@ -174,6 +170,21 @@ class GraphSymmetries(Result):
             "graph": self.graph.digest, "log_order": self.log_order, "dimension": self.dimension,
             "units": [part._asdict() for part in self.units],
         }  # fmt: skip
+
+
+def mixing(found: UnitSets, own: Iterable[Gauge]) -> tuple[Gauge, ...]:
+    """Numbers by which units may be multiplied that any invertible matrix may take the place of."""
+    each = [gauge for gauge in own if not gauge.sign and not gauge.joint]
+    return tuple(gauge for gauge in each if _mixes(found, gauge))
+
+
+def _mixes(found: UnitSets, gauge: Gauge) -> bool:
+    units, members, _ = gauge.part
+    try:
+        require_mixed(found.model(gauge.part), units, members.tolist(), gauge.powers)
+    except CertificateRejected:
+        return False
+    return True
 
 
 def _said(part: UnitSet) -> str:

@@ -123,10 +123,10 @@ class GraphEquivalence(Result):
         return f", with units {other}" if other else ""
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a.original)), ("second", repr(self.b.original))]
+        return [("a", repr(self.a.original)), ("b", repr(self.b.original))]
 
     def facts(self) -> list[tuple[str, str]]:
-        return [("first reduced", repr(self.a.network)), ("second reduced", repr(self.b.network))]
+        return [("a reduced", repr(self.a.network)), ("b reduced", repr(self.b.network))]
 
     def data(self) -> dict[str, Any]:
         witness = None
@@ -507,7 +507,7 @@ class GraphDistance(Result):
         return f"outputs differ by at least {below(self.lower, 6)}, {upper}, {where}; {_seen(self.seen)}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a)), ("second", repr(self.b))]
+        return [("a", repr(self.a)), ("b", repr(self.b))]
 
     def facts(self) -> list[tuple[str, str]]:
         upper = str(self.bound) if self.bound.finite else "not known"

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -60,6 +60,8 @@ PIECE = 2**19  # entries of a tensor for a piece of the inputs
 MOST_PIECE = 4096  # inputs of a piece
 ULPS = 16.0  # of NumPy's functions in float64, see `rounding`; it claims 4
 SHOWN = 8  # entries of an input that are shown
+MOST_TRIED = 10**9  # inputs; nobody waits for more
+Answer = TypeVar("Answer", "GridDistance", "GridDecision")
 
 # Inputs ---------------------------------------------------------------------------------------------------------
 
@@ -93,12 +95,7 @@ class Points:
         for entry in np.flatnonzero(self.counts > 1)[::-1]:
             rest, step = np.divmod(rest, self.counts[entry])
             whole[:, entry] += step
-        cuts = np.cumsum([math.prod(given.shape) for given in self.inputs])[:-1]
-        parts = np.split(whole, cuts, axis=1)
-        return {
-            given.name: part.reshape(-1, *given.shape)
-            for given, part in zip(self.inputs, parts, strict=True)
-        }
+        return self._named(whole)
 
     def real(self, integers: Mapping[str, Ints]) -> list[Array]:
         """What integers stand for, exactly, in the order of inputs."""
@@ -110,14 +107,15 @@ class Points:
     @property
     def hull(self) -> list[tuple[Array, Array]]:
         """The real ends of each input."""
-        ends = [self.real(self._split(end)) for end in (self.low, self.high)]
-        return [(low[0], high[0]) for low, high in zip(*ends, strict=True)]
+        ends = self.real(self._named(np.stack([self.low, self.high])))
+        return [(end[0], end[1]) for end in ends]
 
-    def _split(self, row: Ints) -> dict[str, Ints]:
+    def _named(self, whole: Ints) -> dict[str, Ints]:
+        """All entries of each point, ``[points, entries]``, input by input."""
         cuts = np.cumsum([math.prod(given.shape) for given in self.inputs])[:-1]
-        parts = np.split(row, cuts)
+        parts = np.split(whole, cuts, axis=1)
         return {
-            given.name: part.reshape(1, *given.shape)
+            given.name: part.reshape(-1, *given.shape)
             for given, part in zip(self.inputs, parts, strict=True)
         }
 
@@ -163,16 +161,19 @@ def _integers_within(given: IntegerInput, box: Box | None) -> tuple[Ints, Ints]:
 # Both networks --------------------------------------------------------------------------------------------------
 
 
+Ends = list[tuple[Array, Array]]  # of outputs: least and largest numbers, at each of many points
+
+
 class _Side(ABC):
     """A network at inputs."""
 
     said: str
 
     @abstractmethod
-    def ends(
-        self, integers: Mapping[str, Ints], real: Sequence[Array]
-    ) -> list[tuple[Array, Array]]:
-        """Of each output the ends ``[points, entries]`` between which its numbers are."""
+    def ends(self, integers: Mapping[str, Ints], real: Sequence[Array]) -> Ends:
+        """Of each output the ends ``[points, *shape]`` between which its numbers are; of a chain of dense
+        layers, which knows no shape, ``[points, entries]``.
+        """
 
     @abstractmethod
     def exact(self, integers: Mapping[str, Ints], real: Sequence[Array]) -> list[Interval] | None:
@@ -184,16 +185,13 @@ class _Device(_Side):
         self.network, self.names = network, names
         self.said = f"{where} in integers, as {network.rules} compute"
 
-    def ends(
-        self, integers: Mapping[str, Ints], real: Sequence[Array]
-    ) -> list[tuple[Array, Array]]:
+    def ends(self, integers: Mapping[str, Ints], real: Sequence[Array]) -> Ends:
         own = zip(self.network.inputs, self.names, strict=True)
         found = self.network.run({given.name: integers[name] for given, name in own})
-        flat = [values.reshape(len(values), -1) for values in found]
-        return [(values, values) for values in flat]
+        return [(values, values) for values in found]
 
     def exact(self, integers: Mapping[str, Ints], real: Sequence[Array]) -> list[Interval] | None:
-        parts = [low[0].tolist() for low, _ in self.ends(integers, real)]
+        parts = [low[0].ravel().tolist() for low, _ in self.ends(integers, real)]
         return [(Fraction(x), Fraction(x)) for part in parts for x in part]
 
 
@@ -203,9 +201,7 @@ class _Chain(_Side):
     def __init__(self, net: Network, where: str) -> None:
         self.net, self.said = net, f"{where} over the reals"
 
-    def ends(
-        self, integers: Mapping[str, Ints], real: Sequence[Array]
-    ) -> list[tuple[Array, Array]]:
+    def ends(self, integers: Mapping[str, Ints], real: Sequence[Array]) -> Ends:
         x = real[0].reshape(len(real[0]), -1)
         return [propagate(self.net.layers, x, x, linear=False).bounds[-1]]
 
@@ -242,16 +238,14 @@ class _Operators(_Side):
         box = Box({name: (low[0], high[0]) for name, (low, high) in names.items()})
         self.off = evaluated_within(graph, box, ULPS)
 
-    def ends(
-        self, integers: Mapping[str, Ints], real: Sequence[Array]
-    ) -> list[tuple[Array, Array]]:
+    def ends(self, integers: Mapping[str, Ints], real: Sequence[Array]) -> Ends:
         rows = [
             self.graph.source.run(dict(zip(self.graph.inputs, inputs, strict=True)))
             for inputs in zip(*real, strict=True)
         ]
         found = []
         for name in self.graph.outputs:
-            values = np.stack([np.asarray(row[name], dtype=np.float64).ravel() for row in rows])
+            values = np.stack([np.asarray(row[name], dtype=np.float64) for row in rows])
             if not np.isfinite(values).all():
                 raise Undecided(f"output {name!r} is not finite at some input, in float64")
             found.append(
@@ -280,10 +274,7 @@ class Pair:
         first = next(device for device in devices if device is not None)
         self.points = Points(first.inputs, on)
         if self.points.count > budget:
-            raise BudgetExhausted(
-                f"there are {self.points.said}, and ", Asked("budget", budget), " allows fewer: give ",
-                Asked("budget", self.points.count), ", or fewer inputs, ", Asked("on", Grid(0, 1)),
-            )  # fmt: skip
+            raise _too_many(self.points, budget)
         for net, device in zip(self.nets, devices, strict=True):
             _require_inputs(net, device, first.inputs)
         widest = max(device.widest for device in devices if device is not None)
@@ -308,9 +299,22 @@ class Pair:
 
     def pieces(self, progress: Progress | None) -> Iterator[_Gaps]:
         """Bounds of the difference of all outputs, piece by piece."""
-        for start, integers, real in self.inputs(progress):
-            first, second = (side.ends(integers, real) for side in self.sides)
-            yield _Gaps(start, *_apart(first, second))
+        for given in self.inputs(progress):
+            yield _Gaps(given.start, *_apart(*self.outputs(given)))
+
+    def outputs(self, given: _Inputs) -> tuple[Ends, Ends]:
+        """Bounds of the outputs of both, ``[points, entries]``.
+
+        Raises:
+            ShapeError: they have other outputs.
+        """
+        first, second = (side.ends(given.integers, given.real) for side in self.sides)
+        shapes = [
+            [None if isinstance(side, _Chain) else low.shape[1:] for low, _ in ends]
+            for side, ends in zip(self.sides, (first, second), strict=True)
+        ]
+        _require_outputs(_flat(first), _flat(second), shapes)
+        return _flat(first), _flat(second)
 
     def exact(self, number: int) -> list[Interval] | None:
         """Enclosures of the differences of all entries at an input, in rationals."""
@@ -338,12 +342,40 @@ class _Gaps(NamedTuple):
     high: Array
 
 
-def _apart(
-    first: Sequence[tuple[Array, Array]], second: Sequence[tuple[Array, Array]]
-) -> tuple[Array, Array]:
+def _too_many(points: Points, budget: int) -> BudgetExhausted:
+    """Why so many inputs are not tried, and the way out."""
+    ways: list[str | Asked] = ["fewer inputs, ", Asked("on", Grid(0, 1))]
+    number = f"about 10^{math.log10(points.count):.0f} integer inputs"
+    if points.count <= MOST_TRIED:
+        number, ways = points.said, [Asked("budget", points.count), ", or ", *ways]
+    return BudgetExhausted(
+        f"there are {number}, and ", Asked("budget", budget), " allows fewer: give ", *ways
+    )
+
+
+def _flat(ends: Ends) -> Ends:
+    return [(low.reshape(len(low), -1), high.reshape(len(high), -1)) for low, high in ends]
+
+
+def _require_outputs(
+    first: Ends, second: Ends, shapes: Sequence[Sequence[tuple[int, ...] | None]]
+) -> None:
     sizes = [[low.shape[1] for low, _ in side] for side in (first, second)]
     if sizes[0] != sizes[1]:
         raise ShapeError(f"outputs of {sizes[0]} and of {sizes[1]} entries are not compared")
+    for one, other in zip(*shapes, strict=True):
+        # axes of size one change no order of entries
+        if one is not None and other is not None and _long(one) != _long(other):
+            raise ShapeError(
+                f"outputs of shapes {one} and {other} are not compared: their entries have other orders"
+            )
+
+
+def _long(shape: tuple[int, ...]) -> list[int]:
+    return [n for n in shape if n != 1]
+
+
+def _apart(first: Ends, second: Ends) -> tuple[Array, Array]:
     if not all(np.isfinite(end).all() for side in (first, second) for ends in side for end in ends):
         raise Undecided("an output is without a bound at some input: numbers are too large")
     lows, highs = [], []
@@ -407,6 +439,17 @@ def _devices(nets: Sequence[Network | Graph], on: Grid) -> list[IntegerNetwork |
 def _require_inputs(
     net: Network | Graph, device: IntegerNetwork | None, inputs: Sequence[IntegerInput]
 ) -> None:
+    names = [given.name for given in inputs]
+    own = (
+        [given.name for given in device.inputs]
+        if device is not None
+        else getattr(net, "inputs", names)
+    )
+    if list(own) != names and sorted(own) == sorted(names):
+        raise ShapeError(
+            f"inputs {', '.join(names)} and {', '.join(own)}: they are matched by their places, and the same "
+            "names stand at other ones; write one file with the inputs in the other order"
+        )
     if device is not None:
         ours = [(x.shape, x.scale, x.zero, x.least, x.most) for x in device.inputs]
         if ours != [(x.shape, x.scale, x.zero, x.least, x.most) for x in inputs]:
@@ -502,6 +545,15 @@ def _refined(pair: Pair, found: Largest, most: list[tuple[float, int]]) -> Large
     return Largest(low, max(low, high), number, entry)
 
 
+def _again(answer: Answer, ask: Callable[..., Answer]) -> Answer:
+    """The same question, at no more inputs than the answer is said to be about."""
+    on = Grid(answer.on.low, answer.on.high, kernels=answer.on.kernels)
+    try:
+        return ask(answer.a, answer.b, on, answer.points)
+    except BudgetExhausted as error:
+        raise CertificateRejected(f"an answer about {answer.points} inputs: {error}") from None
+
+
 def _same_inputs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether inputs by name are the same."""
     return one.keys() == other.keys() and all(
@@ -544,8 +596,7 @@ class GridDistance(Result):
 
     def check(self) -> bool:
         """Run both at all inputs again."""
-        on = Grid(self.on.low, self.on.high, kernels=self.on.kernels)
-        again = distance(self.a, self.b, on, self.points)
+        again = _again(self, distance)
         bracket = again.lower, again.upper
         within = self.lower <= again.lower <= again.upper <= self.upper
         if not (self.points == again.points and within):
@@ -573,7 +624,7 @@ class GridDistance(Result):
         return f"outputs differ by {size} at all {self.said}; {'; '.join(self.rules)}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+        return [("a", repr(self.a)), ("b", repr(self.b)), ("on", repr(self.on))]
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [("inputs", self.said), ("at most", above(self.upper, 6))]
@@ -721,8 +772,9 @@ class Decided(NamedTuple):
 def decided(pair: Pair, progress: Progress | None = None) -> Decided:
     """The largest entry of the only output of both, of equal ones the first, input by input."""
     differ, unknown, number, winners, refined = 0, 0, -1, (-1, -1), 0
-    for start, integers, real in pair.inputs(progress):
-        found = [_winners(side, integers, real) for side in pair.sides]
+    for given in pair.inputs(progress):
+        start = given.start
+        found = [_winners(outputs) for outputs in pair.outputs(given)]
         for k in np.flatnonzero((found[0] < 0) | (found[1] < 0)):
             if refined < REFINED:
                 refined += 1
@@ -738,9 +790,8 @@ def decided(pair: Pair, progress: Progress | None = None) -> Decided:
     return Decided(differ, unknown, number, winners)
 
 
-def _winners(side: _Side, integers: Mapping[str, Ints], real: Sequence[Array]) -> Ints:
+def _winners(outputs: Ends) -> Ints:
     """The first of the largest entries at each input; -1 where bounds do not tell."""
-    outputs = side.ends(integers, real)
     if len(outputs) != 1 or outputs[0][0].shape[1] < 2:
         raise ArgumentError(
             Asked("decision", True), ": networks of one output with several entries decide"
@@ -798,8 +849,7 @@ class GridDecision(Result):
 
     def check(self) -> bool:
         """Run both at all inputs again."""
-        on = Grid(self.on.low, self.on.high, kernels=self.on.kernels)
-        again = decisions(self.a, self.b, on, self.points)
+        again = _again(self, decisions)
         ours, theirs = (
             (x.status, x.points, x.differ, x.open, x.winners, x.rules, x.said)
             for x in (self, again)
@@ -824,7 +874,7 @@ class GridDecision(Result):
         return f"{counts}{unsure}; {'; '.join(self.rules)}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+        return [("a", repr(self.a)), ("b", repr(self.b)), ("on", repr(self.on))]
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [("inputs", self.said), ("decided in different ways", str(self.differ))]

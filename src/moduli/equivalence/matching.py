@@ -87,8 +87,10 @@ def matchings(
     if not all(np.isfinite(factor).all() and factor.all() for factor in element.factor):
         return  # floats lost their way among huge and tiny weights
     moves = element.moves(left.alive[1:-1])
-    for move in moves:
+    for k, move in enumerate(moves, 1):
         apply(left, move)
+        if progress is not None:
+            progress(k, len(moves), "matched units")
     yield Matching(left, right, (*left_moves, *moves), right_moves)
 
 

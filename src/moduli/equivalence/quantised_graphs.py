@@ -386,7 +386,7 @@ class QuantisedDecision(Result):
         return f"whether decisions differ on {self.on!r} is not known"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("first", repr(self.a)), ("second", repr(self.b)), ("on", repr(self.on))]
+        return [("a", repr(self.a)), ("b", repr(self.b)), ("on", repr(self.on))]
 
     def facts(self) -> list[tuple[str, str]]:
         return [("decision", self.status), *([("why", self.reason)] if self.reason else [])]

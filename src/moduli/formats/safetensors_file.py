@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moduli.common.checkpoint import decoded
 from moduli.kernel.errors import UnsupportedModel
 
 MAX_HEADER_BYTES = 100_000_000  # as in the safetensors library
@@ -108,9 +109,9 @@ class Slot(NamedTuple):
     def array(self, data: Any) -> Any:
         if self.dtype not in _READ:
             return Opaque(self.dtype, self.shape)
-        numbers = np.frombuffer(data[self.start : self.end].tobytes(), _READ[self.dtype])
-        if self.dtype == "BF16":  # the upper half of a float32
-            numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+        raw = np.frombuffer(data[self.start : self.end].tobytes(), np.uint8)
+        wide = self.dtype == "BF16"  # NumPy has no such numbers
+        numbers = decoded(raw, self.dtype) if wide else raw.view(_READ[self.dtype])
         return numbers.reshape(self.shape)
 
 

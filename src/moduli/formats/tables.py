@@ -128,10 +128,11 @@ def read_table(path: str | Path) -> Table:
         return Table(str(path), tuple(map(str, range(1, array.shape[1] + 1))), array)
     with one_line(str(path)):
         text = content(path, MOST_BYTES).decode("utf-8-sig")
-        first = text.partition("\n")[0]
+        first = next(filter(str.strip, text.splitlines()), "")
         mark = next((m for m in ";\t" if m in first and "," not in first), ",")
         try:
-            rows = [row for row in csv.reader(io.StringIO(text), delimiter=mark) if row]
+            lines = csv.reader(io.StringIO(text), delimiter=mark)
+            rows = [row for row in lines if len(row) > 1 or any(map(str.strip, row))]
         except csv.Error as error:
             raise UnsupportedModel(f"no table of cells ({error})") from None
         rows = [[cell.strip() for cell in row] for row in rows]

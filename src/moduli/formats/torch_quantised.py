@@ -142,6 +142,8 @@ def _dequantise(reader: TorchReader, node: Any, given: Arguments) -> Result:
     per_channel = "scales" in given
     scale, zero = ("scales", "zero_points") if per_channel else ("scale", "zero_point")
     steps, points = _steps(reader, given[scale], given[zero])
+    if (steps != steps.astype(np.float32)).any():
+        raise NotUnderstood("a scale that is no float of 32 bits, to which torch would round it")
     axis = int(given["axis"]) if per_channel else 0
     name = reader.named(node.name)
     stored = _constant(reader, given["input"])
@@ -163,7 +165,10 @@ def rounds(program: Any) -> bool:
 
 
 def run_wide(program: Any, flat: list[Any]) -> list[Any]:
-    """The outputs of such a program in float64. Of stored tensors torch makes what it makes in float32."""
+    """The outputs of such a program in float64. To stored floats alone torch does what it does in float32:
+    it rounds them to integers, which are then as good as stored. What integers stand for is worked out in
+    float64, where the product of such an integer with its scale is exact.
+    """
     import torch
 
     class Wide(torch.fx.Interpreter):
@@ -172,7 +177,7 @@ def run_wide(program: Any, flat: list[Any]) -> list[Any]:
             if not kind.startswith(DECOMPOSED):
                 return super().run_node(node)
             args, kwargs = self.fetch_args_kwargs_from_env(node)
-            if all(x.op == "get_attr" for x in node.all_input_nodes):
+            if "::quantize" in kind and all(x.op == "get_attr" for x in node.all_input_nodes):
                 args, kwargs = torch.fx.node.map_aggregate((args, kwargs), _single)
                 found = node.target(*args, **kwargs)
                 return found.double() if found.is_floating_point() else found

@@ -23,6 +23,7 @@ import click
 import moduli as mo
 from moduli.common.extras import needed
 from moduli.common.files import suffix_of
+from moduli.kernel.errors import Asked
 
 from .cli_support import (
     CERTIFICATE,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 BOXES = "box:LO,HI | 'box:L1,L2,...;H1,H2,...' | box:FILE.vnnlib | box:FILE.npz"
 GRIDS = "grid | grid:LO,HI | 'grid:L1,...;H1,...' | grid:FILE.npz"
 DOMAINS = f"all | {BOXES} | gaussian | FILE.npz | FILE.npy | FILE.csv"
+KERNELS = ("tflite-micro", "litert", "onnxruntime")
 TABLES = (".npz", ".npy", ".csv")
 ANSWER = {"refuted": 1, "undecided": 3}
 
@@ -126,7 +128,7 @@ def cli() -> None:
 
 def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The options that commands share, by name."""
-    table = {
+    table: dict[str, Callable[[Any], Any]] = {
         "json": click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         "quiet": click.option(
             "--quiet", is_flag=True, help="Print nothing; the exit code answers."
@@ -150,20 +152,8 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         "workers": click.option(
             "--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes."
         ),
-        "on": click.option(
-            "--on",
-            default="all",
-            show_default=True,
-            metavar="D",
-            help=f"Inputs that count: {DOMAINS}.",
-        ),
-        "on_or_grid": click.option(
-            "--on",
-            default="all",
-            show_default=True,
-            metavar="D",
-            help=f"Inputs that count: {DOMAINS}; all integer inputs of a device: {GRIDS}.",
-        ),
+        "on": _on(),
+        "on_or_grid": _on(f"; all integer inputs of a device: {GRIDS}"),
         "dtype": click.option(
             "--dtype",
             metavar="T",
@@ -172,8 +162,8 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         ),
         "kernels": click.option(
             "--kernels",
-            metavar="K",
-            help="With --on grid, whose integer arithmetic: tflite-micro, litert, onnxruntime.",
+            type=click.Choice(KERNELS),
+            help="With --on grid, whose integer arithmetic.",
         ),
         "activation": click.option(
             "--activation",
@@ -206,15 +196,56 @@ def _options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return wrap
 
 
+def _on(more: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The option --on, where it may say more than a domain."""
+    return click.option(
+        "--on",
+        default="all",
+        show_default=True,
+        metavar="D",
+        help=f"Inputs that count: {DOMAINS}{more}.",
+    )
+
+
 _SOURCE = ("activation", "input_shape", "output", "keys")
 _COMMON = ("json", "quiet", "seed", "budget")
 _SEARCH = (*_COMMON, "time_limit")
 
 
-def _load(model: str, **source: Any) -> Network:
-    from moduli.formats import load_chain
+# What is asked of graphs, too; all else is of chains of dense layers alone.
+OF_GRAPHS = (
+    "info, compress, check, report, rank, equal, distance, rounding, canon, align and complexity"
+)
 
-    return load_chain(model, **_asked(**source))
+
+def _load(model: str, **source: Any) -> Network:
+    return _load_chains([model], **source)[0]
+
+
+def _load_chains(models: Sequence[str], **source: Any) -> list[Network]:
+    """Models that are asked what only chains of dense layers are."""
+    from moduli.formats import load_chains
+
+    try:
+        return load_chains(models, **_asked(**source))
+    except mo.UnsupportedModel as error:
+        asks = any(isinstance(part, Asked) for part in error.parts)  # an option is the way out
+        for model in () if asks else models:
+            if _is_graph(model):
+                raise mo.UnsupportedModel(
+                    f"{model} is no chain of dense layers, of which alone this is asked; of graphs such as "
+                    f"this one ask {OF_GRAPHS} ({error})"
+                ) from None
+        raise
+
+
+def _is_graph(model: str) -> bool:
+    from moduli.formats import load
+
+    try:
+        return isinstance(load(model), mo.Graph)
+    except (mo.ModuliError, ValueError):
+        return False
 
 
 def _load_any(model: str, **source: Any) -> Network | Graph:
@@ -467,12 +498,13 @@ def compress(
     """
     if not model.startswith("zoo:") and Path(out).resolve() == Path(model).resolve():
         raise ValueError(f"{out} is the model itself; choose another name for the smaller one")
+    from moduli.api import as_computed
     from moduli.compression.graph_results import GraphCompression
     from moduli.compression.results import Compression
 
     net, domain = _load_any(model, **source), _domain(on)
     _require_suffix(net, model, out)
-    stated = _stated(net, domain, dtype, radius, budget)
+    stated = None if dtype is None else as_computed(net, domain, dtype, radius, budget)
     searches = isinstance(domain, mo.Box) or radius > 0
     with bar(quiet) as progress, processes(workers) as executor:
         small, limits = within(
@@ -500,7 +532,8 @@ def compress(
                 f"--stored {stored}: a graph keeps the types of its file; leave it out"
             )
         target, proof = _write_graph(small, Path(out))
-        return show(stated(small), as_json, quiet, **told, written=str(target), proof=str(proof))
+        small = stated(small) if stated is not None else small
+        return show(small, as_json, quiet, **told, written=str(target), proof=str(proof))
     assert isinstance(net, mo.Network)
     if not isinstance(small, Compression):
         small = small.rounded(stored or _type_of(net))
@@ -508,29 +541,9 @@ def compress(
             target = mo.save(small.network, out, dtype=stored or _type_of(net))
         return show(small, as_json, quiet, **told, written=str(target))
     written, proof = _write(small, Path(out), stored or _type_of(net))
-    show(stated(written), as_json, quiet, **told, written=out, proof=str(proof))
+    written = stated(written) if stated is not None else written
+    show(written, as_json, quiet, **told, written=out, proof=str(proof))
     sys.exit(ANSWER.get(written.status, 0))
-
-
-def _stated(
-    net: Network | Graph, domain: Domain, dtype: str | None, radius: float, budget: int
-) -> Callable[[Any], Any]:
-    """What is said of a compression besides, once its files are written: how far both are apart as
-    runtimes compute them. What cannot be said is refused before the work.
-    """
-    if dtype is None:
-        return lambda small: small
-    from moduli.api import as_computed
-    from moduli.equivalence.computed import require_format
-    from moduli.kernel.runtime import Runtime
-
-    if not isinstance(domain, mo.Box) or radius:
-        raise ValueError(f"--dtype {dtype}: sizes of numbers decide, give --on box:LO,HI")
-    require_format(net, Runtime(dtype))
-    box = domain
-    return lambda small: (
-        small if small.status == "undecided" else as_computed(small, box, dtype, budget)
-    )
 
 
 def _require_suffix(net: Network | Graph, model: str, out: str) -> None:
@@ -711,9 +724,7 @@ def curve(
     Example: moduli curve zoo:digits-plain --radii 0,0.3,13 -o curve.svg
     Example: moduli curve controller.onnx --on gaussian -o errors.svg
     """
-    from moduli.formats import load_chains
-
-    nets, steps = load_chains(models, **_asked(**source)), _radii(radii)
+    nets, steps = _load_chains(models, **source), _radii(radii)
     domain, sizes = _domain(on), _units(units)
     answer: RankCurve | ErrorCurve
     limits: dict[str, str] = {}
@@ -829,7 +840,6 @@ def export_proof(
     """
     from moduli.common.certificate_files import read_certificate
     from moduli.common.files import atomic_write
-    from moduli.formats import load_chains
     from moduli.formats.proof_text import proof_text
     from moduli.kernel.certificate import Certificate
 
@@ -838,7 +848,7 @@ def export_proof(
         raise mo.UnsupportedModel(
             f"{certificate} is about graphs; the verified checker understands chains of dense layers"
         )
-    exported = proof_text(claim, *load_chains([small, large], **_asked(**source)))
+    exported = proof_text(claim, *_load_chains([small, large], **source))
     with writing(out):
         atomic_write(Path(out), exported.text)
     if quiet:
@@ -1141,6 +1151,11 @@ def _write_checkpoint(found: CheckpointAlignment | CheckpointForm, out: str) -> 
     type=click.FloatRange(0, 1),
     help="Write the network at T from A (0) to B (1) instead.",
 )
+@click.option(
+    "--statistics",
+    metavar="FILE",
+    help="With --merge: inputs on which batch norms of a graph get new means and variances.",
+)
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def align(
     a: str,
@@ -1148,6 +1163,7 @@ def align(
     out: str,
     by: str,
     merge: float | None,
+    statistics: str | None,
     on: str,
     as_json: bool,
     quiet: bool,
@@ -1164,13 +1180,16 @@ def align(
     A and B may be folders with checkpoints of language models: then the answer says whether one is a disguised
     copy of the other, layer by layer, and OUT is a .safetensors file.
     """
+    from moduli.common.graph import Graph
     from moduli.equivalence.checkpoint_alignment import CheckpointAlignment
     from moduli.formats.checkpoint_files import open_checkpoint
 
     if open_checkpoint(a) is not None or open_checkpoint(b) is not None:
         _require_checkpoint_suffix(a, out)
-        if merge is not None or on != "all":
-            raise ValueError("--merge and --on are not for checkpoints; leave them out")
+        if merge is not None or statistics is not None or on != "all":
+            raise ValueError(
+                "--merge, --statistics and --on are not for checkpoints; leave them out"
+            )
         with bar(quiet) as progress:
             copy = mo.align(a, b, by=by, progress=progress, **_asked(**source))
         assert isinstance(copy, CheckpointAlignment)
@@ -1179,6 +1198,11 @@ def align(
     nets = _load_each([a, b], **source)
     _require_suffix(nets[0], a, out)
     domain = _domain(on)
+    renewing = {}
+    if statistics is not None:
+        if merge is None or not isinstance(nets[0], Graph):
+            raise ValueError(f"--statistics {statistics}: of graphs with batch norms, with --merge")
+        renewing["statistics"] = _domain(statistics)
     if isinstance(domain, mo.Box):
         raise ValueError(
             f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
@@ -1187,7 +1211,7 @@ def align(
         found: Any = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
         barrier = None if domain is None else found.barrier(domain, seed=seed)
     with writing(Path(out)):
-        moved = found.network if merge is None else found.merge(merge)
+        moved = found.network if merge is None else found.merge(merge, **renewing)
         target = _saved(moved, out)
     extra = (
         {} if barrier is None else {"barrier": barrier.to_json() if as_json else barrier.statement}
@@ -1199,8 +1223,8 @@ def align(
 @click.argument("model", metavar="MODEL|WIDTHS")
 @click.option(
     "--bound",
-    type=float,
-    help="Of every entry; by default 1, or the largest of each layer of MODEL.",
+    metavar="B",
+    help="Of every entry; by default 1, or the largest of each layer of MODEL. he, xavier: of uniform random starts.",
 )
 @click.option("--input-bound", type=float, default=1.0, show_default=True, help="Of the inputs.")
 @click.option(
@@ -1214,6 +1238,11 @@ def align(
     "--samples",
     metavar="N|FILE",
     help="Number of training samples, or the samples (.npz, .npy, .csv).",
+)
+@click.option(
+    "--targets",
+    metavar="FILE",
+    help="Classes of the samples, from 0 (.npy, or the last column of a .csv): bounds of the risk of a wrong one.",
 )
 @click.option(
     "--accuracy", type=float, default=0.1, show_default=True, help="Of the covering number."
@@ -1230,8 +1259,8 @@ def align(
 )
 @_options("json", "quiet", *_SOURCE)
 def complexity(
-    model: str, bound: float | None, input_bound: float, norm: str, samples: str | None, accuracy: float, delta: float,
-    out: str | None, as_json: bool, quiet: bool, **source: Any,
+    model: str, bound: str | None, input_bound: float, norm: str, samples: str | None, targets: str | None,
+    accuracy: float, delta: float, out: str | None, as_json: bool, quiet: bool, **source: Any,
 ) -> None:  # fmt: skip
     """Covering numbers and bounds on generalisation.
 
@@ -1246,10 +1275,11 @@ def complexity(
         answer = mo.complexity(
             widths or model,
             **_asked(**source),
-            bound=bound,
+            bound=_entry_bound(bound),
             input_bound=input_bound,
             norm=norm,
             samples=_samples(samples),
+            targets=None if targets is None else _classes(targets),
             accuracy=accuracy,
             delta=delta,
         )
@@ -1282,6 +1312,31 @@ def _samples(text: str | None) -> int | Samples | None:
         raise ValueError(
             f"--samples {text}: write a number, or FILE.npz, FILE.npy or FILE.csv"
         ) from None
+
+
+def _entry_bound(text: str | None) -> Any:
+    """A number, or the name of a rule."""
+    from moduli.capacity.covering_numbers import STARTS
+
+    if text is None or text in STARTS:
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"--bound {text}: write a number, {' or '.join(STARTS)}") from None
+
+
+def _classes(file: str) -> Any:
+    """Class numbers of samples."""
+    from moduli.common.files import load_array
+    from moduli.formats.tables import read_table
+
+    ending = suffix_of(file)[0]
+    if ending == ".npy":
+        return load_array(Path(file)).ravel()
+    if ending == ".csv":
+        return read_table(file).targets(None)
+    raise ValueError(f"--targets {file}: write FILE.npy or FILE.csv with a class for each sample")
 
 
 @cli.command()
@@ -1438,10 +1493,10 @@ def _identifiable_parameters(
     show_default=True,
     help="Cells, never seconds.",
 )
-@_options("json", "quiet", "seed", *_SOURCE)
+@_options("json", "quiet", "seed", "time_limit", *_SOURCE)
 def plot(
     model: str, out: str, on: str, color: str, plane: str | None, as_json: bool, quiet: bool, seed: int, budget: int,
-    **source: Any,
+    time_limit: float | None, **source: Any,
 ) -> None:  # fmt: skip
     """Draw the linear pieces of a ReLU network.
 
@@ -1455,15 +1510,11 @@ def plot(
     net, domain = _load(model, **source), _domain(on)
     window, frame = _plane(plane, domain, net.widths[0], seed)
     with bar(quiet) as progress:
-        found = mo.pieces(
-            net,
-            on=window,
-            slice=frame,
-            budget=budget,
-            progress=progress,
-        )
-    with writing(Path(out)):
-        target = save(found.plot(color=color), out)
+        ask = partial(mo.pieces, net, on=window, slice=frame)
+        found, _ = within(time_limit, budget, ask, progress, searches=False)
+        progress(0, None, "drawing")
+        with writing(Path(out)):
+            target = save(found.plot(color=color), out)
     show(found, as_json, quiet, **_told(domain), written=str(target))
 
 

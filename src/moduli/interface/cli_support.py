@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from moduli.common.extras import needed
 from moduli.common.result import encoded, table
-from moduli.kernel.errors import Asked, ModuliError, Undecided, printable
+from moduli.kernel.errors import ModuliError, Undecided, printable
+
+from .wording import in_options, in_words_of_commands
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from moduli.common.progress import Progress
     from moduli.common.result import Result
-    from moduli.kernel.box import Box
 
     Text = click.ParamType[str]
 else:
@@ -35,12 +37,14 @@ else:
 
 
 class Target(Text):
-    """A file that a command writes, refused before the work if its suffix or its folder cannot be."""
+    """A file that a command writes, refused before the work if its suffix or its folder cannot be, or if
+    what draws it is not installed.
+    """
 
     name = "file"
 
-    def __init__(self, *suffixes: str) -> None:
-        self.suffixes = suffixes
+    def __init__(self, *suffixes: str, drawn: bool = False) -> None:
+        self.suffixes, self.drawn = suffixes, drawn
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
         path = Path(value)
@@ -52,12 +56,15 @@ class Target(Text):
             raise ValueError(
                 f"cannot write {value}: there is no folder {path.parent}; make it, or choose another place"
             )
+        if self.drawn:
+            with needed("matplotlib", "plot"):
+                import matplotlib  # noqa: F401
         return value
 
 
 MODEL = Target(".onnx", ".safetensors", ".npz", ".nnet")
 SMALLER = Target(*MODEL.suffixes, ".tflite")  # of a model that was read from such a file
-PICTURE = Target(".svg", ".png", ".pdf")
+PICTURE = Target(".svg", ".png", ".pdf", drawn=True)
 PAGE = Target(".html", ".htm")
 CERTIFICATE = Target(".json")
 
@@ -191,8 +198,8 @@ class Pace:
     def times(self) -> str:
         gone = f"{_minutes(self.clock() - self.start)} gone"
         passed = self.at - self.stage
-        if not self.total or self.done <= 0 or passed <= 0:
-            return gone
+        if not self.total or not 0 < self.done < self.total or passed <= 0:
+            return gone  # what follows a stage that is over is not known
         left = passed * (self.total - self.done) / self.done
         return f"{gone}, about {_minutes(left)} more for these"
 
@@ -416,23 +423,6 @@ def show(result: Result, as_json: bool, quiet: bool, **extra: Any) -> None:
         _console().print(found)
 
 
-TYPED = {
-    "on": "--on box:LO,HI", "eps": "--eps E", "radius": "--radius R", "skip": "skip=True, in Python",
-    "on, units": "--on gaussian --units M", "group lasso": "moduli train --group-lasso L",
-}  # fmt: skip
-
-
-def in_options(text: str) -> str:
-    """Parameters in brackets, as they are typed here.
-
-    >>> in_options("a smaller box (on), or a tolerance on it (eps)")
-    'a smaller box (--on box:LO,HI), or a tolerance on it (--eps E)'
-    """
-    for name, typed in TYPED.items():
-        text = text.replace(f"({name})", f"({typed})")
-    return text
-
-
 def show_data(data: dict[str, Any]) -> None:
     with writing("the answer"):
         click.echo(encoded(data))
@@ -459,52 +449,6 @@ def _console() -> Any:
 
 # Failing --------------------------------------------------------------------------------------------------------
 
-MOST_ENDS = 6  # of a box, that a message spells
-
-
-def option(asked: Asked) -> str:
-    """A parameter of the library as it is typed here."""
-    name = f"--{asked.parameter.replace('_', '-')}"
-    if asked.value is None and asked.parameter != "on":
-        return f"no {name}"
-    if asked.value is False:
-        return f"--no-{name[2:]}"
-    typed = _typed(asked)
-    return f"{name} {typed}" if typed else name
-
-
-def _typed(asked: Asked) -> str:
-    """What stands behind an option; nothing behind a flag."""
-    from moduli.common.domains import Gaussian, Grid, Samples
-    from moduli.kernel.box import Box
-
-    value = asked.value
-    if value is True:
-        return ""
-    if isinstance(value, Box):
-        return _typed_box(value)
-    if isinstance(value, Grid):
-        ends = "" if value.box is None else _typed_box(value.box).removeprefix("box")
-        return f"grid{ends}"
-    domains = {type(None): "all", Box: "box", Gaussian: "gaussian", Samples: "FILE.npz"}
-    kind = value if isinstance(value, type) else type(value)
-    if kind in domains:
-        return domains[kind]
-    if isinstance(value, (list, tuple)):
-        return ",".join(map(str, value))
-    return value if isinstance(value, str) else asked.written
-
-
-def _typed_box(box: Box) -> str:
-    ends = []
-    for end in (box.low, box.high):
-        numbers = [f"{number:g}" for number in end.ravel().tolist()]
-        ends.append(numbers[:1] if len(set(numbers)) == 1 else numbers)
-    if max(map(len, ends)) > MOST_ENDS:
-        return "box"
-    between = "," if len(ends[0]) == len(ends[1]) == 1 else ";"
-    return f"box:{between.join(map(','.join, ends))}"
-
 
 def fail_with(error: BaseException) -> NoReturn:
     """One line and the exit code for whatever went wrong."""
@@ -527,8 +471,7 @@ def _failure(error: BaseException) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
         return _usage(error), 2
     if isinstance(error, ModuliError):
-        said = (option(part) if isinstance(part, Asked) else part for part in error.parts)
-        return "".join(said), error.exit_code
+        return in_words_of_commands(error), error.exit_code
     if isinstance(error, FileNotFoundError):
         return f"{error.filename}: no such file or folder{_nearby(str(error.filename))}", 4
     if isinstance(error, OSError):

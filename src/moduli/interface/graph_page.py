@@ -19,11 +19,18 @@ from moduli.kernel.errors import ArgumentError, Asked
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Opaque
 
-from .html import Cells, Markup, cells, element, long_table, prose, table
+from .html import Cells, Markup, cells, element, long_table, names, prose, table
 from .page_parts import Questions, Refusal, Report, Section, page_of, place
 from .timing import milliseconds
 
 NAMED = 3  # tensors of an axis that are named
+LONG = 40  # characters of such a name: fused layers are called after all their parts
+FATES = {
+    "dead": "Dead: zero there, or read by nothing.",
+    "constant": "Constant: its value goes into a bias.",
+    "merged": "Merged: it is a multiple of another one.",
+    "combined": "Combined: it is a sum of others.",
+}
 KINDS = 8  # of operators that are counted one by one
 FACTS = "parameters", "units", "slack", "first layer", "by rounding, without a bound"  # in words
 
@@ -144,39 +151,50 @@ def _axes(asked: GraphQuestions) -> Section:
     line = f"{graph.units} units in {_number(free)}"
     if stiff:
         line += f"; {counted(len(stiff), 'more axis', 'more axes')} can lose none"
-    rows = []
-    for axis in (*free, *stiff):
-        tensors = _several(axis.writers), _several(axis.readers)
-        rows.append((axis.name, axis.size, *tensors, axis.frozen or ""))
-    head = ("axis", "units", "written by", "read by", "why it stays")
+    loose = []
+    for a in free:
+        ends = (names(_several(part)) for part in (a.writers, a.readers))
+        loose.append((names(a.name), a.size, *ends))
+    stays = [(names(a.name), a.size, a.frozen) for a in stiff]
+    parts = []
+    if loose:
+        head = ("axis", "units", "written by", "read by")
+        parts.append(long_table(loose, head, "axes that can lose units"))
+    if stays:
+        parts.append(long_table(stays, ("axis", "units", "why it stays"), "axes that stay"))
     typed = (f"moduli info {asked.name} --json",)
-    return Section(name, title, "proved", line, typed, long_table(rows, head, "axes of units"))
+    return Section(name, title, "proved", line, typed, Markup("".join(parts)))
 
 
 def _number(axes: Sequence[Axis]) -> str:
     return counted(len(axes), "axis", "axes")
 
 
-def _several(names: Sequence[str]) -> str:
-    """The first names, and how many more there are."""
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more
+def _several(tensors: Sequence[str]) -> str:
+    """The first names, and how many more there are; of names that say much, what fits into a line."""
+    more = f" and {len(tensors) - NAMED} more" if len(tensors) > NAMED else ""
+    return ", ".join(map(_short, tensors[:NAMED])) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONG else f"{name[: LONG - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _everywhere(asked: GraphQuestions) -> Section:
     small = asked.everywhere()
-    typed = _commands(asked, "small.onnx", "all")
+    typed = _commands(asked, "small", "all")
     timed = asked.timed and asked.on is None
     return _gone("removed", "What goes on all inputs", small, typed, timed)
 
 
 def _on_box(asked: GraphQuestions) -> Section:
     small = asked.on_box()
-    typed = _commands(asked, "region.onnx", asked.where) if asked.on is not None else ()
+    typed = _commands(asked, "region", asked.where) if asked.on is not None else ()
     return _gone("box", "What goes on the box", small, typed, asked.timed)
 
 
-def _commands(asked: GraphQuestions, out: str, where: str) -> tuple[str, ...]:
+def _commands(asked: GraphQuestions, stem: str, where: str) -> tuple[str, ...]:
+    out = f"{stem}{next(iter(asked.graph.source.suffixes), '.onnx')}"
     on = "" if where == "all" else f" --on {where}"
     return (
         f"moduli compress {asked.name} -o {out}{on} --budget {asked.budget}",
@@ -240,10 +258,10 @@ def _picture(small: GraphCompression) -> Markup:
         data["axes"], data["before"], data["after"], data["units"], strict=True
     ):
         rows.append(Cells(name, f"{before} -> {after}{how.get(name, '')}", fates))
-    caption = (
-        "Units of each axis that can lose some, in their order, every row of one length. Left out: nothing "
-        "reads it, or it is constant. Merged: it is a multiple of another one. Combined: it is a sum of others."
-    )
+    met = {data["fates"][fate] for fates in data["units"] for fate in fates}
+    said = [meaning for fate, meaning in FATES.items() if fate in met]
+    lead = "Units of each axis that can lose some, in their order, every row of one length."
+    caption = " ".join([lead, *said])
     return cells(rows, data["fates"], caption)
 
 
@@ -264,14 +282,17 @@ def _stays(asked: GraphQuestions) -> Section:
     left_alone = bool(rows)
     for why, axes in reasons.items():
         units = sum(axis.size for axis in axes)
-        rows.append((why, f"{_number(axes)}, {units} units: {_several([a.name for a in axes])}"))
+        size = f"{_number(axes)}, {counted(units, 'unit', 'units')}"
+        rows.append((why, f"{size}: {_several([a.name for a in axes])}"))
     if not rows:
         return Section(name, title, "proved", "nothing stands in the way of any axis")
     stiff = asked.stiff()
     parts = []
     if stiff:
         units = sum(axis.size for axis in stiff)
-        parts.append(f"{units} units of {_number(stiff)} belong to something that has to stay")
+        verb = "belongs" if units == 1 else "belong"
+        held = f"{counted(units, 'unit', 'units')} of {_number(stiff)} {verb}"
+        parts.append(f"{held} to something that has to stay")
     if left_alone:
         parts.append("some that could go are left alone")
     typed = (f"moduli info {asked.name}",)

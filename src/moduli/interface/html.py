@@ -15,8 +15,10 @@ MEANING = {
     "!=": ("≠", "refuted"), "?": ("?", "undecided"), "": ("", "no answer"),
 }  # fmt: skip
 SIGNS = (("<->", "↔"), ("->", "→"), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
+UNBROKEN = re.compile(r"(?<![\w-])--[a-z][a-z-]*|\b\d[\d.]*e-\d+")  # behind its hyphens
 POWER = re.compile(r"\b(e|2)\^(-?\d+(?:\.\d+)?)")
 SHOWN = 9  # layers in a drawing
+SHOWN_NARROW = 5  # and on a narrow screen
 ROWS = 16  # of a table, beyond which they are folded
 AXES = 32  # of a picture of units, beyond which they are folded
 APART = 64  # units of an axis up to which a gap parts them
@@ -44,7 +46,16 @@ def prose(text: object) -> Markup:
     line = str(text)
     for spelled, sign in SIGNS:
         line = line.replace(spelled, sign)
-    return Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line)))
+    return _unbroken(Markup(POWER.sub(r"\1<sup>\2</sup>", escape(line))))
+
+
+def names(text: object) -> Markup:
+    """Names of tensors, which may be broken behind the signs that part them."""
+    return Markup(re.sub(r"(?<=[/;:.])(?=\w)", "<wbr>", html.escape(str(text))))
+
+
+def _unbroken(markup: Markup) -> Markup:
+    return Markup(UNBROKEN.sub(r'<span class="whole">\g<0></span>', markup))
 
 
 def element(name: str, *parts: object, **attributes: object) -> Markup:
@@ -74,7 +85,7 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
     body = [
         element(
             "tr",
-            element("th", prose(first), scope="row"),
+            element("th", prose(first), scope="row", **_numbered(first, head)),
             *_cells(rest, head),
         )
         for first, *rest in rows
@@ -89,6 +100,11 @@ def table(rows: Iterable[Sequence[object]], head: Sequence[str] = (), label: str
         if head
         else grid
     )
+
+
+def _numbered(first: object, head: Sequence[str]) -> dict[str, object]:
+    """A heading that is a number says of what, on a narrow screen."""
+    return {"data_of": head[0]} if head and str(first).isdecimal() else {}
 
 
 def _cells(cells: Sequence[object], head: Sequence[str]) -> Iterator[Markup]:
@@ -110,7 +126,10 @@ def figure(svg: str, caption: str, narrow: str | None = None) -> Markup:
 def commands(lines: Sequence[str]) -> Markup:
     """What to type to get a section's numbers again."""
     return element(
-        "pre", element("code", "\n".join(lines)), class_="command", aria_label="command line"
+        "pre",
+        element("code", _unbroken(escape("\n".join(lines)))),
+        class_="command",
+        aria_label="command line",
     )
 
 
@@ -156,7 +175,7 @@ class Cells(NamedTuple):
     fates: Sequence[int]
 
 
-COLOURS = "kept", "drop", "merge", "other"  # of what became of a unit, by number
+COLOURS = "kept", "drop", "merge", "other", "constant"  # of what became of a unit, by number
 
 
 def cells(axes: Sequence[Cells], words: Sequence[str], caption: str) -> Markup:
@@ -183,7 +202,7 @@ def _row_of_cells(axis: Cells, words: Sequence[str]) -> Markup:
         "svg", *drawn, viewBox=f"0 0 {max(1, len(axis.fates))} 1", preserveAspectRatio="none", role="img",
         aria_label=f"{axis.label}: {said}",
     )  # fmt: skip
-    label, told = element("b", axis.label), element("span", prose(axis.words))
+    label, told = element("b", names(axis.label)), element("span", prose(axis.words))
     return element("div", label, svg, told, class_="row")
 
 
@@ -224,16 +243,26 @@ def drawing(
     widths: Sequence[int], names: Sequence[str], after: Sequence[int] | None = None
 ) -> Markup:
     """Layers as columns, as high as the logarithm of their widths; the middle of a deep network is
-    left out. With `after`, what is left of each stands in it.
+    left out, more of it on a narrow screen. With `after`, what is left of each stands in it.
     """
     columns = [*zip(widths, names, after or widths, strict=True)]
-    if len(columns) > SHOWN:
-        columns = [
-            *columns[: SHOWN // 2],
-            (0, f"{len(columns) - SHOWN + 1} more", 0),
-            *columns[-(SHOWN // 2) :],
-        ]
-    step, middle, tall = 84, 60, max(widths).bit_length()
+    whole = _columns(columns, SHOWN)
+    if len(columns) <= SHOWN_NARROW:
+        return whole
+    wide = element("div", whole, class_="wide-only")
+    narrow = element(
+        "div", _columns(columns, SHOWN_NARROW), class_="narrow-only", aria_hidden="true"
+    )
+    return Markup(wide + narrow)
+
+
+def _columns(columns: Sequence[tuple[int, str, int]], shown: int) -> Markup:
+    """Columns with width, name and what is left, or as many of both ends as are shown."""
+    tall = max(width for width, _, _ in columns).bit_length()
+    if len(columns) > shown:
+        more = (0, f"{len(columns) - shown + 1} more", 0)
+        columns = [*columns[: shown // 2], more, *columns[-(shown // 2) :]]
+    step, middle = 84, 60
     parts, before = [], 0.0
     for k, (width, name, left) in enumerate(columns):
         x, half = 42 + step * k, 44 * width.bit_length() / tall if width else 0.0
@@ -302,6 +331,7 @@ section{padding:1.9rem 0 0;margin-top:1.9rem;border-top:1px solid var(--line)}
 a{color:var(--blue)}
 :focus-visible{outline:2px solid var(--blue);outline-offset:2px}
 p{margin:.5rem 0}
+.whole{white-space:nowrap}
 .answer{display:flex;gap:.6rem;align-items:baseline}
 .answer.none,.note{color:var(--quiet)}
 .badge{font:600 .95rem/1 ui-monospace,Menlo,Consolas,monospace;display:inline-block;min-width:1.5em;text-align:center;
@@ -316,7 +346,7 @@ th,td{text-align:left;vertical-align:top;padding:.32rem .9rem .32rem 0;font-weig
 .scroll{overflow-x:auto}.wide{min-width:34rem}
 .grid thead th{color:var(--quiet);font-size:.8125rem;border-bottom:1px solid var(--line)}
 .grid td,.grid th{font-variant-numeric:tabular-nums}
-.grid tbody th{overflow-wrap:anywhere;min-width:7rem}.grid td:last-child{min-width:13rem;overflow-wrap:anywhere}
+.grid tbody th{min-width:7rem}.grid td:last-child{min-width:13rem;overflow-wrap:anywhere}
 .grid .badge{margin-right:-.4rem}
 .grid tbody tr+tr>*{border-top:1px solid var(--wash)}
 figure{margin:1.2rem 0 .4rem}
@@ -338,7 +368,7 @@ gap:.9rem;align-items:center;font-size:.9375rem;padding:.22rem 0}
 .cells .row b{overflow-wrap:anywhere;line-height:1.25}.cells .row span{font-variant-numeric:tabular-nums}
 .cells .row svg{width:100%;max-width:none;height:1.05rem;overflow:hidden;border-radius:.2rem}
 .cells path,.cells svg{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-path.kept{fill:var(--blue)}path.drop{fill:var(--orange)}path.merge{fill:var(--green)}path.other{fill:var(--violet)}
+path.kept{fill:var(--blue)}path.drop{fill:var(--orange)}path.merge{fill:var(--green)}path.other{fill:var(--violet)}path.constant{fill:var(--grey)}
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--blue);font-size:.9375rem}
 .warning{border-left:.25rem solid var(--orange);padding:.1rem 0 .1rem .8rem}
 .legend{font-size:.875rem;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem}
@@ -357,7 +387,9 @@ nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2r
 .grid td[data-title]{display:grid;grid-template-columns:7.5rem 1fr;gap:.7rem}
 .grid td:empty{display:none!important}
 .grid td[data-title]::before{content:attr(data-title);color:var(--quiet);font-size:.8125rem}
-.grid tbody th{font-weight:600}.grid td:last-child{min-width:0}
+.grid tbody th{font-weight:600;min-width:0}.grid td:last-child{min-width:0}
+.grid tbody th,.grid td:not([data-title]){display:inline-block;margin-right:.5rem}
+.grid th[data-of]::before{content:attr(data-of)" "}
 .wide-only{display:none}.narrow-only{display:block}}
 @media print{:root{color-scheme:light}main{max-width:none;padding:0}body{font-size:10.5pt}section{break-inside:avoid-page}
 figure,tr,.command{break-inside:avoid}.scroll{overflow:visible}

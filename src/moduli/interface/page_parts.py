@@ -18,6 +18,7 @@ from moduli.kernel.errors import MissingExtra, ModuliError
 from moduli.kernel.network import Network
 
 from .html import MEANING, NOTHING, Markup, badge, commands, document, element, prose
+from .wording import in_words_of_commands
 
 Q = TypeVar("Q", bound="Questions")
 TRUST = "refuted", "proved", "bounded", "estimated", "undecided"  # from facts to doubts
@@ -122,7 +123,7 @@ class Report(Result):
         signs = ", ".join(f"{sign} {meaning}" for sign, meaning in MEANING.values() if sign)
         where = element("p", f"asked {self.where}") if self.where else NOTHING
         header = element(
-            "header", element("h1", self.name), element("p", repr(self.network)), where
+            "header", element("h1", self.name), element("p", prose(repr(self.network))), where
         )
         trust = element("p", f"{signs}.", class_="trust note")
         nav = element("nav", element("ol", *lines), trust, aria_label="answers")
@@ -165,8 +166,10 @@ class Questions:
                 raise
             except Exception as error:
                 kind = type(error).__name__
-                told = isinstance(error, (ModuliError, ValueError))
-                line = str(error) if told else f"{kind}: {error}"
+                if isinstance(error, ModuliError):
+                    line = in_words_of_commands(error)
+                else:
+                    line = str(error) if isinstance(error, ValueError) else f"{kind}: {error}"
                 self.found[key] = Refusal(" ".join(line.split()) or kind)
         return self.found[key]
 

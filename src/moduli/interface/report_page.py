@@ -40,6 +40,7 @@ from .html import (
 )
 from .page_parts import Questions, Refusal, Report, Section, page_of, place
 from .timing import milliseconds
+from .wording import in_options
 
 RADII = 1e-6, 1e-3, 1e-2
 SPELLED = 8  # inputs of a box that are written out in a command
@@ -426,18 +427,12 @@ def _removed(asked: ChainQuestions) -> Section:
     assert isinstance(leads, Compression)
     if not small.original.units:
         return Section("removed", title, None, "no hidden layer")
-    caption = (
-        "Units of each hidden layer, on all inputs. Dropped: nothing reads it. Constant: it goes into a bias. "
-        "Merged: it repeats another one."
-    )
-    parts = [_architecture(leads), bars([*_shares(small)], caption)]
+    everywhere = [*_shares(small)]
+    parts = [_architecture(leads), bars(everywhere, _explained("on all inputs", everywhere))]
     typed = [f"moduli compress {asked.name} -o small.onnx --json"]
     if leads is not small:
-        more = (
-            f"Units of each hidden layer, {asked.place}. Inactive: never positive there. By linear "
-            "dependence: linear there, as other units are."
-        )
-        parts.insert(1, bars([*_shares(leads)], more))
+        there = [*_shares(leads)]
+        parts.insert(1, bars(there, _explained(asked.place, there)))
         typed.insert(
             0,
             f"moduli compress {asked.name} -o region.onnx --on {asked.where} --budget {asked.budget}",
@@ -448,12 +443,29 @@ def _removed(asked: ChainQuestions) -> Section:
     if asked.timed:
         parts.insert(1, milliseconds(leads.original, leads.network))
     if leads.network.units == leads.original.units and not leads.optimal:
-        parts.append(element("p", f"To go further: {leads.next_step}.", class_="note"))
+        further = in_options(f"To go further: {leads.next_step}.")
+        parts.append(element("p", further, class_="note"))
     gone = leads.network.units < leads.original.units
     return Section(
         "removed", title, "proved" if gone or leads.optimal else "bounded", line, tuple(typed),
         Markup("".join(parts)),
     )  # fmt: skip
+
+
+FATES = {
+    "drop": "Dropped: nothing reads it.",
+    "constant": "Constant: it goes into a bias.",
+    "merge": "Merged: it repeats another one.",
+    "inactive": "Inactive: never positive there.",
+    "block": "By linear dependence: linear there, as other units are.",
+}
+
+
+def _explained(where: str, layers: list[Bar]) -> str:
+    """The caption of a picture of layers: what is meant by the words that it shows."""
+    met = {kind for layer in layers for kind, count in layer.counts.items() if count}
+    said = [meaning for kind, meaning in FATES.items() if kind in met]
+    return " ".join([f"Units of each hidden layer, {where}.", *said])
 
 
 def _gone(small: Compression) -> str:
@@ -513,7 +525,7 @@ def _identity(asked: ChainQuestions) -> Section:
     if not net.units:
         return Section(name, title, None, "no hidden layer")
     piecewise = all(kind.piecewise_linear for kind in net.activations)
-    if piecewise and asked.box is None:
+    if asked.box is None and (piecewise or len(net.activations) > 1):
         return Section(name, title, None, "asked in a box; add --on box:LO,HI")
     if piecewise and net.parameters > IDENTITY:
         return Section(

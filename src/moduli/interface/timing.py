@@ -19,6 +19,7 @@ from moduli.kernel.network import Network
 from .html import Markup, element
 
 RUNS = 200  # of which the median time is taken
+TYPES = {"float": "float32", "double": "float64"}  # where NumPy has other names
 
 
 def milliseconds(before: Network | Graph, after: Network | Graph) -> Markup:
@@ -68,9 +69,13 @@ def runtime_milliseconds(nets: Sequence[Network | Graph], runs: int, seed: int =
 
 
 def _inputs(session: Any, rng: np.random.Generator) -> dict[str, Any]:
-    """Random numbers for one sample."""
+    """Random numbers for one sample, of the type that the file reads."""
     given = {}
     for wanted in session.get_inputs():
         shape = [size if isinstance(size, int) else 1 for size in wanted.shape]
-        given[wanted.name] = rng.random(shape, dtype=np.float32)
+        kind = wanted.type.removeprefix("tensor(").removesuffix(")")
+        dtype = np.dtype(TYPES.get(kind, kind))
+        low = np.iinfo(dtype).min if dtype.kind == "i" and dtype.itemsize == 1 else 0
+        high = np.iinfo(dtype).max if dtype.kind in "iu" and dtype.itemsize == 1 else 1
+        given[wanted.name] = (low + (high - low) * rng.random(shape)).astype(dtype)
     return given

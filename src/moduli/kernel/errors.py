@@ -100,11 +100,8 @@ class Undecided(ModuliError, RuntimeError):
     exit_code = 3
 
     def __init__(
-        self,
-        *parts: str | Asked,
-        lower: float | int | None = None,
-        upper: float | int | None = None,
-    ) -> None:
+        self, *parts: str | Asked, lower: float | int | None = None, upper: float | int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(*parts)
         self.lower, self.upper = lower, upper
 

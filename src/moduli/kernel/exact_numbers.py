@@ -408,12 +408,9 @@ class ExactArray:
     """
 
     def __init__(
-        self,
-        hi: Array,
-        lo: Array | None = None,
-        rest: dict[Index, Number] | None = None,
+        self, hi: Array, lo: Array | None = None, rest: dict[Index, Number] | None = None,
         work: Work | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.hi, self.lo, self.rest, self.work = hi, lo, rest or {}, work
         self._own = False
 
@@ -438,8 +435,8 @@ class ExactArray:
         middle = bounded((low + high) / 2)
         if self.work is not None:
             self.work.spend(middle)
-        hi = _nearest(middle)
-        lo = _nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
+        hi = nearest(middle)
+        lo = nearest(middle - Fraction(hi)) if math.isfinite(hi) else 0.0
         held = (
             not isinstance(number, Constant)
             and math.isfinite(hi)
@@ -614,7 +611,7 @@ class ExactArray:
         self.put(at, exact_sum(terms))
 
 
-def _nearest(q: Fraction) -> float:
+def nearest(q: Fraction) -> float:
     try:
         return float(q)
     except OverflowError:

@@ -241,16 +241,10 @@ def _rows(array: Array, rows: Units, cols: Units | None) -> Array:
 
 # What a move of each kind checks and does. Closed: nothing else is ever reached by a name.
 RULES: dict[str, Callable[[State, Move], None]] = {
-    "constant": _constant,
-    "drop": _drop,
-    "merge": _merge,
-    "scale": _scale,
-    "permute": _permute,
-    "tanh": _tanh,
-    "inactive": substitution.inactive,
-    "skip": substitution.skip,
+    "constant": _constant, "drop": _drop, "merge": _merge, "scale": _scale, "permute": _permute,
+    "tanh": _tanh, "inactive": substitution.inactive, "skip": substitution.skip,
     "block": substitution.block,
-}
+}  # fmt: skip
 
 
 def replay(

@@ -65,13 +65,9 @@ Layers = Iterable[tuple[ExactArray, ExactArray]]
 
 @np.errstate(all="ignore")  # a bound beyond all floats is infinite, and no news
 def difference(
-    a: Layers,
-    b: Layers,
-    activations: Sequence[Activation],
-    *,
-    radius: float | Array | None = None,
+    a: Layers, b: Layers, activations: Sequence[Activation], *, radius: float | Array | None = None,
     relative: float = 0.0,
-) -> Slack:
+) -> Slack:  # fmt: skip
     """A certified bound of |f_a - f_b|_inf for two networks of one architecture.
 
     From layer to layer, with h_a - h_b bounded by e and |h_a| by h (affine functions of |x|_inf,

@@ -149,11 +149,8 @@ def _spread(
 def block(state: State, move: Move) -> None:
     """Other units in the place of some."""
     l, into, cols, rows = (
-        move.layer,
-        move.into,
-        state.alive[move.layer - 1],
-        state.alive[move.layer + 1],
-    )
+        move.layer, move.into, state.alive[move.layer - 1], state.alive[move.layer + 1],
+    )  # fmt: skip
     if (
         into is None
         or len(set(into.tolist())) < len(into)
@@ -246,11 +243,8 @@ def _require_creases(state: State, move: Move, old: Sequence[Part], new: Sequenc
 
 
 def _replace(
-    state: State,
-    move: Move,
-    new: Sequence[Part],
-    constants: dict[int, list[tuple[Fraction, Number]]],
-) -> None:
+    state: State, move: Move, new: Sequence[Part], constants: dict[int, list[tuple[Fraction, Number]]],
+) -> None:  # fmt: skip
     """Write new rows and columns, and add V C b - U E d to the next biases; all is made ready
     before any of it is written.
     """

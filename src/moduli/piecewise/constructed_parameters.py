@@ -91,7 +91,7 @@ class IdentifiableParameters(Result):
         return f"parameters of a {name} network (relu), identifiable {among}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("widths", "-".join(map(str, self.widths))), ("in", repr(self.on))]
+        return [("widths", "-".join(map(str, self.widths))), ("on", repr(self.on))]
 
     def facts(self) -> list[tuple[str, str]]:
         near = (

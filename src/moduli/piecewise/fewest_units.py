@@ -52,13 +52,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations, islice
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
 from moduli.common.result import Result
 from moduli.kernel.creases import Creased, Kinks, creased, kinks
 from moduli.kernel.errors import CertificateRejected, Undecided, UnsupportedModel
+from moduli.kernel.exact_numbers import nearest
 from moduli.kernel.minimality import reducible
 from moduli.kernel.network import Network
 from moduli.kernel.state import State
@@ -66,6 +67,7 @@ from moduli.kernel.state import State
 from .output_layer import Affine
 
 Vector = tuple[int, ...]
+Q = TypeVar("Q", int, Fraction)
 WORK = 2**19  # sums of sides that are looked at
 LOOKED = 1024  # networks that are tried in floats
 KERNEL = 16  # networks that the kernel is asked about
@@ -177,7 +179,7 @@ class MinimalNetworks(Result):
         return f"{self.units} units, {which}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("network", repr(self.network)), ("in", "all inputs")]
+        return [("network", repr(self.network)), ("on", "all inputs")]
 
     def facts(self) -> list[tuple[str, str]]:
         return [
@@ -267,20 +269,29 @@ def _across(vector: Vector, few: Sequence[Vector]) -> Vector:
     """Numbers that vanish if and only if the vector is in the span of none, one or two independent
     ones: minors.
     """
+    parts, minor = _combined(vector, few)
+    return tuple(
+        minor * x - sum(part * row[k] for part, row in zip(parts, few, strict=True))
+        for k, x in enumerate(vector)
+    )
+
+
+def _combined(vector: Sequence[Q], few: Sequence[Vector]) -> tuple[list[Q], int]:
+    """Cramer's rule for none, one or two independent vectors: numbers c and d with d != 0, such that vector -
+    sum c_k few_k / d vanishes in as many coordinates, and in all if the vector is in their span.
+    """
     if not few:
-        return vector
+        return [], 1
     u = few[0]
     if len(few) == 1:
         p = next(k for k, q in enumerate(u) if q)
-        return tuple(x * u[p] - vector[p] * q for x, q in zip(vector, u, strict=True))
+        return [vector[p]], u[p]
     v, at = few[1], _minor(u, few[1])
     assert at is not None
     p, q = at
-    minor = u[p] * v[q] - u[q] * v[p]
     first = vector[p] * v[q] - vector[q] * v[p]
-    second = u[p] * vector[q] - u[q] * vector[p]
-    # vector - (first u + second v) / minor vanishes at p and q, and everywhere if it is in the span
-    return tuple(minor * x - first * a - second * b for x, a, b in zip(vector, u, v, strict=True))
+    second = vector[q] * u[p] - vector[p] * u[q]
+    return [first, second], u[p] * v[q] - u[q] * v[p]
 
 
 def _halves(
@@ -357,11 +368,10 @@ def _layers(found: Creased, law: Kinks, choice: Choice) -> Iterator[tuple[Affine
         if choice.pair:
             v, line = 1 / (2 * law.slope), (*rest, Fraction(0))
             units += [(line, v), (_times(-1, line), -v)]
-        for k, share in zip(
-            choice.shared, _shares(rest, [rows[k] for k in choice.shared]), strict=True
-        ):
+        parts, minor = _combined(rest, [rows[k] for k in choice.shared])
+        for k, part in zip(choice.shared, parts, strict=True):
             row, crease = planes[k]
-            both, difference = crease / h, share / law.slope
+            both, difference = crease / h, part / minor / law.slope
             units.append((_times(1, row), (both + difference) / 2))
             units.append((_times(-1, row), (both - difference) / 2))
         bias = found.bias[0] - sum((law.slope * v * row[-1] for row, v in units), Fraction(0))
@@ -373,29 +383,11 @@ def _times(side: int, row: Sequence[Any]) -> tuple[Fraction, ...]:
     return tuple(Fraction(side * q) for q in row)
 
 
-def _shares(rest: Sequence[Fraction], few: Sequence[Vector]) -> list[Fraction]:
-    """A vector as a combination of one or two independent ones in whose span it is."""
-    if not few:
-        return []
-    u = few[0]
-    if len(few) == 1:
-        p = next(k for k, q in enumerate(u) if q)
-        return [rest[p] / u[p]]
-    v, at = few[1], _minor(u, few[1])
-    assert at is not None
-    p, q = at
-    minor = u[p] * v[q] - u[q] * v[p]
-    return [
-        (rest[p] * v[q] - rest[q] * v[p]) / minor,
-        (u[p] * rest[q] - u[q] * rest[p]) / minor,
-    ]
-
-
 def _in_floats(layers: tuple[Affine, ...], net: Network) -> Network | None:
     """A network of rationals where floats hold them."""
     (weight, bias), (outgoing, last) = layers
     for row in (*weight, bias, *outgoing, last):
-        if any(Fraction(_nearest(q)) != q for q in row):
+        if any(nearest(q) != q for q in row):
             return None
     arrays = (
         np.array(weight, dtype=np.float64).reshape(len(bias), net.widths[0]),
@@ -404,11 +396,3 @@ def _in_floats(layers: tuple[Affine, ...], net: Network) -> Network | None:
         np.array(last, dtype=np.float64),
     )
     return Network.mlp(*arrays, activation=str(net.activations[0]))
-
-
-def _nearest(q: Fraction) -> float:
-    """The nearest float; 0 for numbers beyond all floats, which are not held either way."""
-    try:
-        return float(q)
-    except OverflowError:
-        return 0.0

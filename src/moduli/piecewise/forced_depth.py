@@ -238,7 +238,7 @@ class Depth(Result):
             box = f"{self.on!r}, through a plane"
         return [
             ("network", repr(self.pieces.network)),
-            ("in", box),
+            ("on", box),
             ("hidden layers", f">= {self.strict}"),
             ("enough", str(self.enough)),
             (
@@ -438,9 +438,10 @@ def through_slices(
     if (box.low >= box.high).any():
         raise ValueError(f"{box}: a box with an interior is needed")
     best: Depth | None = None
+    share = max(budget // (PLANES * SMALLER), 4)  # of one square
     for k in range(PLANES):
         frame, reach = _plane(box, rng, middle=k == 0)
-        found = _in_plane(net, box, frame, reach, max(budget // PLANES, 4), progress)
+        found = _in_plane(net, box, frame, reach, share, progress)
         if found is None:
             continue
         if best is None or _shows(found) > _shows(best):
@@ -449,7 +450,7 @@ def through_slices(
             break
     if best is None:
         raise Undecided(
-            f"{net}: in no plane that was drawn were there {budget // PLANES} cells or fewer; give more budget"
+            f"{net}: in no plane that was drawn were there {share} cells or fewer; give more budget"
         )
     return best
 

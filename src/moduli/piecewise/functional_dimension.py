@@ -140,7 +140,7 @@ class Dimension(Result):
         return f"functional dimension {value} of at most {self.generic}"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("network", repr(self.network)), ("in", repr(self.cells.box))]
+        return [("network", repr(self.network)), ("on", repr(self.cells.box))]
 
     def facts(self) -> list[tuple[str, str]]:
         rows = [

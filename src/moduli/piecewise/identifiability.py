@@ -134,7 +134,10 @@ class Identifiability(Result):
         return "not identifiable" if self.status == "refuted" else "identifiability undecided"
 
     def asked(self) -> list[tuple[str, str]]:
-        return [("network", repr(self.network)), ("in", repr(self.on))]
+        return [
+            ("network", repr(self.network)),
+            ("on", "all inputs" if self.on is None else repr(self.on)),
+        ]
 
     def facts(self) -> list[tuple[str, str]]:
         also = [] if self.other is None else [("also", repr(self.witness))]

@@ -458,7 +458,7 @@ class Pieces(Result):
         seen = self._jumps[2]
         return [
             ("network", repr(self.network)),
-            ("in", repr(self.box) + (" of a slice" if self.slice else "")),
+            ("on", repr(self.box) + (" of a slice" if self.slice else "")),
             ("cells", str(self.cells)), ("linear regions", str(self.linear_regions)),
             ("affine pieces", str(self.affine_pieces)), ("vertices", str(len(self.vertices))),
             ("facets inside", f"{len(seen)}, of which {int(seen.sum())} bend the function"),

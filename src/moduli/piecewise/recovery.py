@@ -84,7 +84,7 @@ class Recovery(Result):
 
     def rows(self) -> list[tuple[str, str]]:
         return [
-            ("function of", repr(self.pieces.network)), ("in", repr(self.pieces.box)),
+            ("function of", repr(self.pieces.network)), ("on", repr(self.pieces.box)),
             ("recovered", "nothing" if self.layers is None else repr(self.network)),
             ("floats hold it", "yes" if self.exact else "no"), ("linear systems", str(self.tried)),
         ]  # fmt: skip

@@ -114,7 +114,7 @@ class MinimalExample(Result):
         line = _line(own, self.network.widths[0])
         if not line.check() or not same_function(line, exact_layers(other)):
             raise CertificateRejected("the other network is another function")
-        needed = fewest_hidden_units(_breaks(_line(own, 1)))
+        needed = fewest_hidden_units(_breaks(line))
         if needed < self.units:
             raise CertificateRejected(f"only {needed} hidden units are proved to be needed")
         found = _functional_dimension(self.network, self.on)
@@ -129,7 +129,7 @@ class MinimalExample(Result):
 
     def asked(self) -> list[tuple[str, str]]:
         on = "all inputs" if self.on is None else repr(self.on)
-        return [("network", repr(self.network)), ("in", on)]
+        return [("network", repr(self.network)), ("on", on)]
 
     def facts(self) -> list[tuple[str, str]]:
         known = "not known" if self.components is None else str(self.components)
@@ -297,6 +297,9 @@ def _never_used(net: Network, other: Network) -> bool:
     if max(rows[i][j], its[1][0][i][j]) > 0 or shifts[i] > 0:
         return False
     # relu(v t + b), v < 0, is on for t < -b / v; others w t + c are off there if w >= 0 and w (-b / v) + c <= 0
-    v, end = weights[j][0], -biases[j] / weights[j][0]
+    v = weights[j][0]
+    if v >= 0:
+        return False
+    end = -biases[j] / v
     others = [(row[0], c) for k, (row, c) in enumerate(zip(weights, biases, strict=True)) if k != j]
-    return v < 0 and all(w >= Fraction(0) and w * end + c <= 0 for w, c in others)
+    return all(w >= Fraction(0) and w * end + c <= 0 for w, c in others)

@@ -47,12 +47,15 @@ LISTS = {"at_norm": len(GONE), "at_contribution": len(GONE), "at_random": len(GO
 
 
 class Data(NamedTuple):
-    """Inputs [samples, in] as float32, targets, and the same for testing."""
+    """Inputs [samples, in] as float32, targets, and the same for testing; the shape of a sample as it is
+    stored.
+    """
 
     x: Any
     y: Any
     x_test: Any
     y_test: Any
+    shape: tuple[int, ...]
 
 
 def load_data(
@@ -60,7 +63,8 @@ def load_data(
 ) -> Data:
     """The bundled digits, a file of samples, or an .npz file by its name in a folder.
 
-    An .npz file holds x_train, y_train, x_test, y_test: whole targets are classes, floats values.
+    An .npz file holds x_train, y_train, x_test, y_test: whole targets are classes, floats values; images
+    are [samples, channels, height, width], or [samples, height, width], or rows of these.
     A .csv or .npy file is one table with a column to learn; a quarter of its rows, drawn once and
     for all, is for testing. Bytes (images) are centred and scaled by the mean and standard
     deviation of all training entries.
@@ -100,7 +104,7 @@ def load_data(
         ((part.reshape(len(part), -1) - mean) / scale).astype(np.float32) for part in (x, x_test)
     ]
     labels = [part.astype(np.int64) if part.dtype.kind in "iub" else part for part in (y, y_test)]
-    return Data(both[0], labels[0], both[1], labels[1])
+    return Data(both[0], labels[0], both[1], labels[1], x.shape[1:])
 
 
 def _split(table: Cells, column: str | None, values: bool) -> Data:
@@ -116,7 +120,8 @@ def _split(table: Cells, column: str | None, values: bool) -> Data:
         raise UnsupportedModel(f"{table.path}: inputs reach {np.abs(x).max():.3g}, beyond float32")
     order = np.random.default_rng(0).permutation(len(x))
     some, rest = order[test:], order[:test]
-    return Data(x[some].astype(np.float32), y[some], x[rest].astype(np.float32), y[rest])
+    inputs = x.astype(np.float32)
+    return Data(inputs[some], y[some], inputs[rest], y[rest], x.shape[1:])
 
 
 def _tables(path: Path) -> list[Any]:
@@ -191,6 +196,12 @@ def prunability(
         if math.prod(image) != x.shape[1]:
             raise ArgumentError(
                 Asked("image", list(image)), f": samples have {x.shape[1]} entries, not {math.prod(image)}"
+            )  # fmt: skip
+        stored = [n for n in told.shape if n > 1]
+        if len(image) == 3 and len(told.shape) > 1 and stored != [n for n in image if n > 1]:
+            raise ArgumentError(
+                Asked("image", list(image)), f": samples are stored as {list(told.shape)}; store them as ",
+                "[channels, height, width]",
             )  # fmt: skip
         x, x_test = (part.reshape(len(part), *image) for part in (x, x_test))
     settings = {**shape, "noise": dict(noise or {}), "penalty": dict(penalty or {}), **fitting}

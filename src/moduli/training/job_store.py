@@ -33,7 +33,7 @@ from moduli.kernel.errors import Undecided
 
 AHEAD = 64
 WATCH = 1.0  # seconds between two looks at the workers
-LOST = 600.0  # seconds without a result after a job was dropped
+LOST = 600.0  # seconds without a result after a job was dropped, or patience where that is more
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ def run(
             `Client.get_executor()`; by default this process. workers: says how many the executor
             has now; progress tells when there is none. patience: seconds without a worker (where
             `workers` cannot say, without a result) after which to give up; None to wait for ever.
+            Once a job was dropped the others may be lost, too: ten minutes without a result, or
+            patience where that is more, end the sweep whoever is there.
 
     Returns:
         For each job its function, arguments, and `result` or (for a ValueError) `error`. Results
@@ -166,12 +168,13 @@ class _Watch:
         alone: Callable[[], None],
     ) -> None:
         self.workers, self.patience, self.alone = workers, patience, alone
-        self.since = time.monotonic()
+        # two clocks: a worker that is there stops the first, and only a result stops the second
+        self.since = self.result = time.monotonic()
         self.lost = False  # whether a job was dropped: others may never come back
 
     def back(self) -> None:
         """A result has come."""
-        self.since = time.monotonic()
+        self.since = self.result = time.monotonic()
 
     def look(self) -> None:
         """Raises `_GivenUp` when patience is at its end."""
@@ -180,12 +183,13 @@ class _Watch:
                 self.since = time.monotonic()
             else:
                 self.alone()
-        waited = time.monotonic() - self.since
-        if self.patience is not None and waited > self.patience:
+        now = time.monotonic()
+        if self.patience is not None and now - self.since > self.patience:
             missing = "a result" if self.workers is None else "a worker"
             raise _GivenUp(f"{self.patience:g} s without {missing}")
-        if self.lost and waited > LOST:
-            raise _GivenUp(f"a job was dropped, and {LOST:g} s without a result of the others")
+        limit = LOST if self.patience is None else max(LOST, self.patience)
+        if self.lost and now - self.result > limit:
+            raise _GivenUp(f"a job was dropped, and {limit:g} s without a result of the others")
 
 
 def _results(

@@ -107,10 +107,10 @@ def _share_kept(module: Any, units: Sequence[Any]) -> float:
     """Parameters that are left without the other filters, of all."""
     filters = [layer for layer in module if isinstance(layer, nn.Conv2d)]
     last = next(layer for layer in module if isinstance(layer, nn.Linear))
-    kept, before = 0, filters[0].in_channels if filters else 0
+    kept, before = 0, filters[0].in_channels
     for layer, some in zip(filters, units, strict=True):
         kept += len(some) * (9 * before + (layer.bias is not None))
         before = len(some)
-    positions = last.in_features // (filters[-1].out_channels if filters else last.in_features)
+    positions = last.in_features // filters[-1].out_channels
     kept += last.out_features * (before * positions + (last.bias is not None))
     return float(kept / sum(p.numel() for p in module.parameters()))

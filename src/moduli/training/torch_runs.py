@@ -96,13 +96,17 @@ def perceptron(
 ) -> nn.Sequential:
     """ReLU layers of one width with torch's default start.
 
+    Raises:
+        ArgumentError: a size, or the depth, that is no whole number from 1 on.
+
     >>> sum(p.numel() for p in perceptron(3, 5, 2).parameters())
     25
     """
+    _require_sizes(inputs=inputs, width=width, outputs=outputs, depth=depth)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for fan_in in [inputs, *[width] * depth][:depth]:
+        for fan_in in [inputs, *[width] * (depth - 1)]:
             layers += [nn.Linear(fan_in, width, bias=bias), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(width, outputs, bias=bias))
 
@@ -118,19 +122,36 @@ def convolutional(
         image: shape of a sample, (channels, height, width). width: filters of each layer. outputs:
             of the linear layer.
 
+    Raises:
+        ArgumentError: an image of other than three sizes; a size, or the depth, that is no whole number
+            from 1 on.
+
     >>> sum(p.numel() for p in convolutional((1, 8, 8), 5, 2).parameters())
     310
     """
+    if len(image) != 3 or not all(map(_is_size, image)):
+        raise ArgumentError(Asked("image", list(image)), ": channels, height and width are needed")
+    _require_sizes(width=width, outputs=outputs, depth=depth)
     channels, *sides = image
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for fan_in in [channels, *[width] * depth][:depth]:
+        for fan_in in [channels, *[width] * (depth - 1)]:
             layers += [nn.Conv2d(fan_in, width, 3, padding=1, bias=bias), nn.ReLU()]
             layers += [nn.MaxPool2d(2, ceil_mode=True)]
             sides = [-(-side // 2) for side in sides]
-        seen = math.prod(sides) * (width if depth else channels)
+        seen = math.prod(sides) * width
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(seen, outputs, bias=bias))
+
+
+def _is_size(value: Any) -> bool:
+    return bool(isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= 1)
+
+
+def _require_sizes(**sizes: Any) -> None:
+    for name, value in sizes.items():
+        if not _is_size(value):
+            raise ArgumentError(Asked(name, value), ": a whole number from 1 on is needed")
 
 
 @question

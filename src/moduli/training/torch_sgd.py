@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from .torch_layers import hidden_parameters
 
 BLOCK = 2**16  # entries at a time: all intermediate values stay in the cache
 DEEP = 2**12  # of 2^31: uniforms below this get further bits
+BELOW = 2.0**-31 * (1 - 2.0**-24)  # times whole numbers up to 2^31, a float32 below 1
 LEAST = 1e-12  # of a cosine that rounding may bring below 0, for alpha next to 2
 ROUNDS = 1000  # of redrawing what the truncation refuses
 STATE = "heavy_tailed_noise"
@@ -73,10 +75,22 @@ def draw(
             drawn = torch.copysign(_size(q.abs(), w, alpha), q).reshape(units)
         return (drawn * factor).to(dtype).expand(shape)
     out = torch.empty(math.prod(shape), dtype=dtype, device=device)
+    source = _fast(generator)
     for part in torch.split(out, BLOCK):
-        q, w = _uniforms(len(part), generator, dtype, small=alpha < 1)
+        q, w = _uniforms(len(part), generator, dtype, small=alpha < 1, source=source)
         torch.copysign(_size(q.abs(), w, alpha), q, out=part)
     return out.reshape(shape)
+
+
+def _fast(generator: torch.Generator) -> np.random.SFC64 | None:
+    """A source of bits that starts with 128 bits of a generator; None where torch draws on a device.
+
+    On a CPU a draw of torch's Mersenne Twister costs as much as all sines of a number.
+    """
+    if generator.device.type != "cpu":
+        return None
+    start = torch.empty(2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    return np.random.SFC64(start.numpy().view(np.uint64).tolist())
 
 
 def _size(q: Tensor, w: Tensor, alpha: float) -> Tensor:
@@ -84,47 +98,42 @@ def _size(q: Tensor, w: Tensor, alpha: float) -> Tensor:
     of the law float32 tangents lose half of their digits.
     """
     v = 1 - q
-    v *= math.pi / 2
-    size = torch.sin(v * alpha)
-    v *= alpha - 1
-    c = torch.cos(v).clamp_(min=LEAST)
-    size *= w
-    size /= c
-    pole = torch.sin(q * (math.pi / 2))
-    pole *= w
-    c /= pole
-    power = torch.log2(c)
-    power *= 1 / alpha
-    size *= torch.exp2(power)
+    size = (v * (alpha * math.pi / 2)).sin_()
+    c = v.mul_((alpha - 1) * math.pi / 2).cos_().clamp_(min=LEAST)
+    ratio = torch.div(w, c, out=c)
+    size *= ratio
+    ratio *= (q * (math.pi / 2)).sin_()  # w cos v / c, whose power is what is left
+    size *= ratio.log2_().mul_(-1 / alpha).exp2_()
     return size
 
 
 def _uniforms(
-    count: int, generator: torch.Generator, dtype: torch.dtype, *, small: bool
-) -> tuple[Tensor, Tensor]:
+    count: int, generator: torch.Generator, dtype: torch.dtype, *, small: bool,
+    source: np.random.SFC64 | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Uniforms of size in (0, 1] with a random sign, and exponentials with all digits near 0
-    (`small`) or far out.
+    (`small`) or far out; from a source of bits where there is one.
     """
-    bits = torch.empty(count, dtype=torch.int64, device=generator.device)
-    bits.random_(-(2**63), None, generator=generator)
-    q, u = (_deep(half, generator, dtype) for half in torch.split(bits.view(torch.int32), count))
-    u = u.abs_().mul_(1 - 2.0**-24)  # below 1 in float32 too: the exponential is never 0
-    return q, (u.neg_().log1p_() if small else u.log_()).neg_()
-
-
-def _deep(half: Tensor, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
-    """32 bits as a float in [-1, 1) without 0; where float32 has digits left, near 0, and in
-    float64 everywhere, further bits fill them.
-    """
-    wide = half.to(dtype)
+    if source is not None:
+        bits = torch.from_numpy(source.random_raw(count).view(np.int64))
+    else:
+        bits = torch.empty(count, dtype=torch.int64, device=generator.device)
+        bits.random_(-(2**63), None, generator=generator)
+    whole = bits.view(torch.int32)
+    wide = whole.to(dtype)
     if dtype != torch.float32:
         wide += torch.empty_like(wide).uniform_(generator=generator).add_(2.0**-54)
     elif float(wide.abs().min()) < DEEP:
         few = wide.abs() < DEEP
-        whole = half[few].to(torch.float64)
-        part = torch.empty_like(whole).uniform_(generator=generator)
-        wide[few] = (whole + (part + 2.0**-54)).to(dtype)
-    return wide.mul_(2.0**-31)
+        some = whole[few].to(torch.float64)
+        part = torch.empty_like(some).uniform_(generator=generator)
+        wide[few] = (some + (part + 2.0**-54)).to(dtype)
+    # 32 bits as a float in [-1, 1) without 0; where float32 has digits left, near 0, and in float64
+    # everywhere, further bits have filled them
+    q, u = torch.split(wide, count)
+    q.mul_(2.0**-31)
+    u.abs_().mul_(BELOW)  # below 1 in float32 too: the exponential is never 0
+    return q, (u.neg_().log1p_() if small else u.log_()).neg_()
 
 
 class _Group(NamedTuple):

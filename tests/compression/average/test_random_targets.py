@@ -155,3 +155,8 @@ def test_what_cannot_be_asked_is_said():
     found = experiment([5, 6, 7], [3, 4], [2], draws=2, levels=False)
     with pytest.raises(ArgumentError, match="same in all"):
         found.exponent("frame", "units")
+    for of in ("S2", "nothing"):  # not measured, not known
+        with pytest.raises(ArgumentError, match=f"of='{of}'"):
+            found.exponent(of, "units")
+    with pytest.raises(ArgumentError, match="along"):
+        found.exponent("frame", "students")

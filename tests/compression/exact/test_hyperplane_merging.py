@@ -211,6 +211,8 @@ def test_rank_on_a_box():
     net = mo.Network.mlp([[1], [1], [1]], [3, 0, -0.5], [[1, -1, 2]], [0], activation="relu")
     found = mo.rank(net, on=mo.Box(-1, 1))
     assert (int(found), found.witness.units, found.check()) == (2, 2, True)
+    assert found.to_json()["box"] == {"low": -1.0, "high": 1.0}
+    assert mo.rank(net).to_json()["box"] is None
     assert int(mo.rank(net, on=mo.Box(1, 2))) == 0  # affine there
     wide = mo.Network.mlp(
         [[1.0]] * 42, [*np.linspace(-0.9, 0.9, 41), 3], [[1.0] * 42], [0], activation="relu"

@@ -16,7 +16,7 @@ from moduli.kernel.graph.operators import Concat
 
 from ...support.graphs import Builder
 
-LIVES, LEFT_OUT, MERGED, COMBINED, WITH_BRANCH = range(5)
+LIVES, DEAD, MERGED, COMBINED, CONSTANT, WITH_BRANCH = range(6)
 
 
 def remove(tensor, units, into=None, axis=0):
@@ -31,14 +31,14 @@ def two_layers(hidden=5, function="relu"):
 
 
 def test_the_words_are_in_the_order_of_the_numbers():
-    assert FATES == ("lives", "left out", "merged", "combined", "with its branch")
+    assert FATES == ("lives", "dead", "merged", "combined", "constant", "with its branch")
 
 
 def test_indices_of_later_rounds_are_those_of_what_is_left():
     graph, _ = two_layers()
     rounds = [[remove("a.w", (1, 3), (-1, 0))], [remove("a.w", (2,))]]
     found = fates_of_units(graph, rounds, {})
-    assert found["a.w"].tolist() == [LIVES, LEFT_OUT, LIVES, MERGED, LEFT_OUT]
+    assert found["a.w"].tolist() == [LIVES, DEAD, LIVES, MERGED, DEAD]
     assert found["b.w"].tolist() == [LIVES, LIVES]
 
 
@@ -53,7 +53,7 @@ def test_sums_of_others_are_combined():
     first = [remove("a.w", (0,))]
     second = [GraphMove("combine", h, 0, (2,), (0, 1), (1.0, 1.0))]
     found = fates_of_units(graph, [first, second], {})
-    assert found["a.w"].tolist() == [LEFT_OUT, LIVES, LIVES, COMBINED]
+    assert found["a.w"].tolist() == [DEAD, LIVES, LIVES, COMBINED]
 
 
 def test_an_order_of_units_is_refused():
@@ -83,8 +83,8 @@ def test_units_of_a_branch_that_went_before_it_keep_their_fate():
     graph, total, right = branched()
     rounds = [[remove("mid.w", (1,))], [GraphMove("bypass", total), remove("a.w", (2,))]]
     found = fates_of_units(graph, rounds, {total: right})
-    assert found["mid.w"].tolist() == [WITH_BRANCH, LEFT_OUT, WITH_BRANCH, WITH_BRANCH]
-    assert found["zero.w"].tolist() == [LIVES, LIVES, LEFT_OUT]
+    assert found["mid.w"].tolist() == [WITH_BRANCH, DEAD, WITH_BRANCH, WITH_BRANCH]
+    assert found["zero.w"].tolist() == [LIVES, LIVES, DEAD]
 
 
 def test_parts_of_a_concatenation_are_axes_of_their_own():
@@ -130,15 +130,17 @@ def test_counts_are_those_of_the_smaller_graph_and_of_the_moves(planted):
         assert [(axis.name, size) for axis, size in small.sizes()] == [*left.items()], name
         changed = {axis: n for axis, n in left.items() if n < before[axis]}
         assert {change.axis: change.after for change in small.axes} == changed, name
-        gone = np.bincount(np.concatenate([*living.values()]), minlength=4)
+        gone = np.bincount(np.concatenate([*living.values()]), minlength=5)
         branches = sum(c.before for c in small.axes if c.how == "with its branch")
-        moved = [small.removed[word] for word in FATES[1:4]]
-        assert (gone[1:] - [branches, 0, 0]).tolist() == moved, name
+        left_out = int(gone[DEAD] + gone[CONSTANT]) - branches
+        counted = {"left out": left_out, "merged": gone[MERGED], "combined": gone[COMBINED]}
+        assert counted == {word: small.removed[word] for word in counted}, name
+        assert gone[CONSTANT] == sum(map(len, small.constant)), name
 
 
 def test_the_planted_units_are_those_that_went_and_no_trap(planted):
     """Of axes that the record and the reader see alike; a merged unit and its twin may change places."""
-    seen = traps = 0
+    seen, traps, constant = 0, 0, 0
     for record, small in planted:
         living = small.living()
         by_writers = {frozenset(axis.writers): living[axis.name] for axis in small.original.axes}
@@ -150,11 +152,15 @@ def test_the_planted_units_are_those_that_went_and_no_trap(planted):
             fates[axis["axis"]] = found
             for unit, planned in axis["units"].items():
                 if planned["level"] == "must" and planned["move"] == "drop":
-                    assert found[int(unit)] == LEFT_OUT, (record["id"], axis["axis"], unit)
+                    assert found[int(unit)] == DEAD, (record["id"], axis["axis"], unit)
                     seen += 1
+                if planned["level"] == "must" and planned["move"] == "fold":
+                    assert found[int(unit)] == CONSTANT, (record["id"], axis["axis"], unit)
+                    constant += 1
         for trap in record["forbidden"]:
             if trap["axis"] in fates and trap.get("wrong") == "drop":
                 assert fates[trap["axis"]][trap["unit"]] == LIVES, (record["id"], trap)
                 traps += 1
     assert seen > 2 * len(planted)
+    assert constant
     assert traps > len(planted) / 3

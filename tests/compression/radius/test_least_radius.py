@@ -1,6 +1,7 @@
 """The least radius for a number of units: against rational enumeration, and against `rank`."""
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, product
 
@@ -145,5 +146,7 @@ def test_the_least_subnormal_number():
     tiny = 5e-324
     net = mo.Network.mlp([[1.0], [1.0]], [0.0, tiny], [[1.0, 1.0]], [0.0])
     found = mo.radius_for(net, 1)
-    assert found.upper == tiny
+    assert (float(found), found.exact) == (tiny, True)
+    assert "no smaller float" in found.statement
     assert found.check()
+    assert not replace(found, below=None).check()  # that more are needed at 0 has to be proved

@@ -49,6 +49,19 @@ def test_equal_radii_are_one():
         assert (found.lower, found.upper) == (one.lower, one.upper)
 
 
+def test_numbers_of_numpy_are_radii():
+    *_, net = drawn(np.random.default_rng(3))
+    found = rank_within(net, incoming=np.float32(0.5), outgoing=np.int64(1))
+    assert (found.lower, found.incoming, found.outgoing) == (
+        rank_within(net, incoming=0.5, outgoing=1.0).lower, 0.5, 1.0
+    )  # fmt: skip
+    assert type(found.incoming) is type(found.outgoing) is float
+    assert found.check()
+    for wrong in (10**400, True, np.float64("nan"), np.inf, 0):
+        with pytest.raises(ArgumentError, match="incoming"):
+            rank_within(net, incoming=wrong, outgoing=1.0)
+
+
 def test_larger_radii_never_need_more():
     rng = np.random.default_rng(2)
     for _ in range(20):

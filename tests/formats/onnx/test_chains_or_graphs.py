@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -34,3 +35,13 @@ def test_a_scaler_in_front(tmp_path):
     x = rng.standard_normal((20, 4)).astype(np.float32)
     (wanted,) = onnxruntime.InferenceSession(path).run(None, {"x": x})
     assert np.abs(net(x.astype(float)) - wanted).max() < 1e-4
+
+
+def test_one_number_cast_like_another():
+    """It is a tensor, as the kernel demands."""
+    text = "(float[n,2] x) => (float[n,2] y) { v = CastLike(c, k) p = Pow(x, v) y = MatMul(p, w) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> g {text}')
+    stored = {"c": np.float16(3), "k": np.int64(0), "w": np.array([[1, 2], [3, 4]], np.float32)}
+    for name, array in stored.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
+    assert mo.compress(model, on=mo.Box(-1, 1)).check()

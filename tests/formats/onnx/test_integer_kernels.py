@@ -45,7 +45,9 @@ class Model:
         return [self.store(name, array), *self.scale(name, scale, zero, array.dtype.name)]
 
     def add(self, kind: str, inputs: list[str], output: str, **given: Any) -> str:
-        domain = "com.microsoft" if kind == "QGemm" else ""
+        standard = kind in ("QLinearConv", "QLinearMatMul")
+        domain = "com.microsoft" if kind.startswith("Q") and not standard else ""
+        domain = "" if kind == "QuantizeLinear" else domain
         self.nodes.append(helper.make_node(kind, inputs, [output], output, domain=domain, **given))
         return output
 
@@ -159,6 +161,144 @@ def test_what_moves_integers_and_ends_in_floats(dtype):
     (given,) = network(model).inputs
     assert given.floating
     assert (given.shape, given.zero) == ((1, 2, 4, 4), 11)
+
+
+# Contributed operators ------------------------------------------------------------------------------------------
+
+
+def random_ends(dtype: str, count: int, rng: Any = RNG) -> list[tuple[float, int]]:
+    """Scales and zero points."""
+    limits = np.iinfo(dtype)
+    return [
+        (10.0 ** rng.uniform(-2, -1), int(rng.integers(limits.min, limits.max + 1)))
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_pools_that_average(dtype):
+    for pads in (0, 1):
+        (s, z), (_, v) = random_ends(dtype, 2)
+        m = Model((3, 5, 6), dtype, s, z)
+        end = m.scale("y", 0.7 * s, v)
+        m.add("QLinearAveragePool", [*m.x, *end], "y", kernel_shape=[2, 3], strides=[1, 2],
+              pads=[1, 1, 0, 2], count_include_pad=pads)  # fmt: skip
+        equal(m.model("y"), m.points(100), 0.7 * s, v)
+        m = Model((3, 5, 6), dtype, s, z)
+        m.add("QLinearGlobalAveragePool", [*m.x, *m.scale("y", 0.7 * s, v)], "y")
+        equal(m.model("y"), m.points(300), 0.7 * s, v)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_tables(dtype):
+    for slope in (0.01, -0.7):
+        (s, z), (t, v), (u, w) = random_ends(dtype, 3)
+        m = Model((7, 5), dtype, s, z)
+        h, y = m.scale("h", t, v), m.scale("y", u, w)
+        m.add("QLinearLeakyRelu", [*m.x, *h], "h", alpha=slope)
+        m.add("QLinearConcat", [*y, *m.x, "h", *h, *m.x], "y", axis=-1)
+        equal(m.model("y"), m.points(100), u, w)
+
+
+SINGLE = np.float32
+PAIRS = [x.ravel() for x in np.meshgrid(np.arange(256), np.arange(256))]
+
+
+def fused(a: Any, b: Any, c: Any) -> Any:
+    return (np.float64(a) * np.float64(b) + np.float64(c)).astype(SINGLE)
+
+
+def sums(a: Any, b: Any, ends: Any) -> list[Any]:
+    """What different orders of the same steps give, with and without fusing, before rounding."""
+    (s, z), (t, v), (u, w) = ends
+    first, second = s / u, t / u
+    products = first * SINGLE(z), second * SINGLE(v)
+    offsets = (
+        fused(first, SINGLE(z), products[1]),
+        fused(second, SINGLE(v), products[0]),
+        products[0] + products[1],
+    )
+    found = []
+    for offset in offsets:
+        rest = SINGLE(w) - offset
+        found.append(fused(a, first, fused(b, second, rest)))
+        found.append(fused(b, second, fused(a, first, rest)))
+        found.append(a * first + (b * second + rest))
+    return found
+
+
+def products(a: Any, b: Any, ends: Any) -> list[Any]:
+    (s, z), (t, v), (u, w) = ends
+    whole = (a - SINGLE(z)) * (b - SINGLE(v))
+    ratio = s * t / u
+    return [
+        whole * ratio + SINGLE(w), fused(whole, ratio, SINGLE(w)), whole * (s * (t / u)) + SINGLE(w),
+        np.rint(whole * ratio) + SINGLE(w),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "ways"), [("QLinearAdd", sums), ("QLinearMul", products)])
+def test_two_operands_where_the_order_of_steps_decides(kind, ways):
+    """Those of all pairs of integers at which several ways to compute give different ones; on processors
+    with AVX2, for which the order is declared.
+    """
+    if "AVX2" not in " ".join(map(str, _features())):
+        pytest.skip("this processor has no AVX2: onnxruntime computes QLinearAdd in another way")
+    rng, differ = np.random.default_rng(4), 0
+    for _ in range(60):
+        ends = [(SINGLE(s), z) for s, z in random_ends("uint8", 3, rng)]
+        (s, _), (t, _), (_, w) = ends
+        size = (s + t) * SINGLE(0.6) if kind == "QLinearAdd" else s * t * SINGLE(40)
+        ends[2] = (size, w)
+        floats = [x.astype(SINGLE) for x in PAIRS]
+        found = np.array([np.clip(np.rint(x), 0, 255) for x in ways(*floats, ends)])
+        some = np.flatnonzero((found != found[0]).any(axis=0))
+        if not len(some):
+            continue
+        differ += len(some)
+        rows = np.resize(some, (-(-len(some) // 64), 64))
+        points = np.concatenate([x[rows] for x in PAIRS], axis=1).astype(np.uint8)
+        # both operands of one input: its halves, the second with a scale of its own
+        session, network = _pair(kind, ends)
+        wanted = session.run(None, {"a": points[:, :64], "b": points[:, 64:]})[0]
+        given = {"a": points[:, None, :64], "b": points[:, None, 64:]}
+        (real,) = network.run({name: q.astype(np.int64) for name, q in given.items()})
+        q = np.rint(real[:, 0] / float(size) + w).astype(int)
+        assert np.array_equal(q, wanted)
+    assert differ > 5
+
+
+def _features() -> list[str]:
+    from numpy._core import _multiarray_umath as core
+
+    return [name for name, has in core.__cpu_features__.items() if has]
+
+
+def _pair(kind: str, ends: Any) -> tuple[Any, RuntimeKernels]:
+    m = Model((64,))
+    names = [[name, *m.scale(name, *end)] for name, end in zip("aby", ends, strict=True)]
+    m.add(kind, [*names[0], *names[1], *names[2][1:]], "y")
+    model = m.model("y")
+    del model.graph.input[:]
+    for name in "ab":
+        value = helper.make_tensor_value_info(name, TensorProto.UINT8, ["n", 64])
+        model.graph.input.append(value)
+    return onnxruntime.InferenceSession(model.SerializeToString()), network(model)
+
+
+def test_operands_that_no_rule_is_known_for_are_refused():
+    m = Model((4,))
+    m.add("QLinearLeakyRelu", [*m.x, *m.scale("h", 0.05, 7)], "h", alpha=0.5)
+    m.add("QLinearAdd", ["h", "h:s", "h:z", *m.x, *m.scale("y", 1e-5, 0)], "y")
+    assert "its scales have the quotients" in refused(m)
+    m = Model((1,))
+    m.add("QLinearAdd", [*m.x, *m.x, *m.scale("y", 0.1, 0)], "y")
+    assert "several entries, one by one, are known" in refused(m)
+    m = Model((2, 3, 4))
+    m.add(
+        "QLinearAveragePool", [*m.x, *m.scale("y", 0.1, 0)], "y", kernel_shape=[2, 2], ceil_mode=1
+    )
+    assert "ceil_mode" in refused(m)
 
 
 def refused(m: Model, output: str = "y", given: str = "", last: str = "") -> str:

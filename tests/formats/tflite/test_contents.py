@@ -13,6 +13,7 @@ import tflite
 from tflite_models import File
 
 import moduli as mo
+from moduli.common.graph import NotWritable
 from moduli.formats.tflite.flatbuffer import Reader, Writer
 from moduli.formats.tflite.schema import (
     ALIGNED,
@@ -157,10 +158,28 @@ def refused(f: File | bytes, match: str) -> None:
     assert str(caught.value).startswith("x.tflite")
 
 
-def test_what_is_no_function_or_not_understood_is_refused_by_name():
+def test_of_several_graphs_the_first_is_read():
+    """What an interpreter runs; nothing is written back, because others share its tensors."""
+    f = conv()
+    one, f.graphs = f.write(), 2
+    graph, other = (load(data, "x.tflite") for data in (one, f.write()))
+    assert graph.digest == other.digest
+    assert any("of 2 graphs the first is read" in note for note in other.notes)
+    assert not any("graphs" in note for note in graph.notes)
+    with pytest.raises(NotWritable, match="holds further graphs"):
+        other.source.rewritten(other.model, {})
+
+
+@pytest.mark.parametrize("kind", ["WHILE", "IF", "STABLEHLO_REDUCE", "STABLEHLO_SORT", "MY_OWN"])
+def test_of_several_graphs_none_may_be_run_by_the_first(kind):
+    """A body that is not looked at could be another one in another file."""
     f = conv()
     f.graphs = 2
-    refused(f, r"holds 2 graphs \(control flow")
+    f.add(kind, [f.outputs[0]], f.value(1))
+    refused(f, rf"holds 2 graphs, and operator 1 \({kind}\) may run another than the first")
+
+
+def test_what_is_no_function_or_not_understood_is_refused_by_name():
     f = conv()
     f.add("WHILE", [f.outputs[0]], f.value(1))
     refused(f, r"operator 1 \(WHILE\) runs another graph")

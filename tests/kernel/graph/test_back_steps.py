@@ -18,7 +18,7 @@ from moduli.kernel.graph.back_substitution import BackSubstitution
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import Elementwise, Slicewise
 
-from ...support.windowed_graphs import Windowed
+from ...support.windowed_graphs import BENT, PAIRS, SMOOTH, Windowed
 
 
 def growing(seed, first="n", box=(3, 1, 1)):
@@ -66,7 +66,7 @@ def same(graph, name, axis=1):
         np.testing.assert_allclose(mine, end.numpy(), rtol=1e-9, atol=1e-9)
 
 
-KINDS = ("conv", "normed", "pad", "pool", "turn", "take", "pair", "neg")
+KINDS = ("conv", "normed", "pad", "pool", "unpool", "turn", "take", "pair", "neg")
 
 
 def one_more(graph, x, kind):
@@ -83,6 +83,9 @@ def one_more(graph, x, kind):
     stored = [graph.constants.get(y) for y in graph.nodes[-1].inputs]
     over_places = any(c is not None and c.ndim and np.shape(c)[-1] > 1 for c in stored)
     if kind == "pair" and (not affine or op.kind in ("mul", "max") or over_places):
+        graph.nodes.pop(), graph.steps.pop()
+        return None
+    if kind == "pool" and op.kind in ("amax", "max pool"):
         graph.nodes.pop(), graph.steps.pop()
         return None
     if kind == "turn" and op.order[1] != 1:  # of other axes no weights are known
@@ -116,6 +119,91 @@ def test_branches_and_concatenations_are_exact():
             continue  # intervals know nothing of one channel that is flattened
         flat = until(lambda graph=graph, c=c: graph.flat(c))
         same(graph, graph.dense(flat))
+
+
+CURVES = [
+    ("hardsigmoid", (0.25, 0.5)), ("hardswish", ()), ("silu", ()), ("gelu", ()), ("mish", ()), ("softplus", ()), ("exp", ()),
+    ("elu", (0.5,)), ("selu", (1.5, 1.25)), ("tanh", ()), ("sigmoid", ()), ("leaky_relu", (0.25,)),
+    ("clip", (-1.0, np.inf)), ("clip", (-np.inf, 1.0)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "numbers"), CURVES)
+@pytest.mark.parametrize("ends", [(-0.5, 1.0), (0.25, 2.5), (-2.0, 1.5)])
+def test_what_two_nodes_compute_alike_nearly_cancels(kind, numbers, ends):
+    """f(x) - f(x), in two nodes: intervals are off by twice the range, lines by their distance."""
+    graph = Windowed(np.random.default_rng(0), {"x": ("n", 2)}, ranges={"x": ends})
+    function = {**BENT, **SMOOTH}[kind]
+
+    def each():
+        op = Elementwise(kind, numbers)
+        return graph.add(op, ["x"], ("n", 2), lambda v: function(v["x"], *numbers))
+
+    a, b = each(), each()
+    top = Known(graph.model, {"x": tuple(map(np.array, ends))}).of((a, 1))
+    graph.ranges["x"] = tuple(map(np.array, ends))
+    y = graph.add(Elementwise("sub"), [a, b], ("n", 2), lambda v: v[a] - v[b])
+    low, high = found(graph, y, 1)
+    assert (low <= 0).all()
+    assert (high >= 0).all()
+    near = 1.0 if kind in ("gelu", "mish", "softplus", "tanh") else 0.75
+    assert ((high - low) < near * 2 * (top.high - top.low)).all()
+
+
+@pytest.mark.parametrize("kind", ["mul", "max", "min", "prelu"])
+def test_pairs_nearly_cancel(kind):
+    """Of two tensors of one input and the same again, less each other."""
+    graph = growing(4, box=(3, 1, 1))
+    graph.shapes["x"] = (1, 3, 4, 4)
+    other = graph.store(np.array([[[0.5]], [[-0.5]], [[2.0]]]))[0]
+    second = other if kind == "prelu" else graph.add(
+        Elementwise("add"), ["x", other], (1, 3, 4, 4), lambda v: v["x"] + torch.from_numpy(graph.constants[other])
+    )  # fmt: skip
+    stored = torch.from_numpy(graph.constants[other])
+    names = [
+        graph.add(
+            Elementwise(kind), ["x", second], (1, 3, 4, 4),
+            lambda v: PAIRS[kind](v["x"], stored if kind == "prelu" else v[second]),
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    y = graph.add(Elementwise("sub"), names, (1, 3, 4, 4), lambda v: v[names[0]] - v[names[1]])
+    plain = Known(graph.model, graph.ranges).of((y, 1))
+    low, high = found(graph, y, 1)
+    assert (low <= 0).all()
+    assert (high >= 0).all()
+    assert (high - low < 0.8 * (plain.high - plain.low)).all()
+
+
+@pytest.mark.parametrize("pads", [0, 1])
+def test_a_largest_entry_is_at_least_the_mean(pads):
+    """Behind a ReLU also where windows reach over the border, where a mean with zeros is less."""
+    graph = growing(5)
+    h = graph.add(Elementwise("relu"), ["x"], graph.shapes["x"], lambda v: torch.relu(v["x"]))
+    k, stride = (3, 2), (2, 1)
+
+    def reaches_over():
+        numbers = dict(graph.nodes[-1].op.numbers)
+        return any(numbers.get("pads") or numbers["padding"])
+
+    largest = graph.maximum(h, k, stride)
+    while reaches_over() != bool(pads):
+        graph.nodes.pop(), graph.steps.pop()
+        largest = graph.maximum(h, k, stride)
+    numbers = graph.nodes[-1].op.numbers
+    laws = dict(linear=True, zero=True, hull=True, padded=bool(pads))
+    around = dict(numbers).get("padding") or dict(numbers)["pads"][:2]
+    mean = graph.add(
+        Slicewise("average pool", ((0, 0), (1, 1)), numbers, **laws), [h], graph.shapes[largest],
+        lambda v: torch.nn.functional.avg_pool2d(v[h], k, stride, around),
+    )  # fmt: skip
+    y = graph.add(
+        Elementwise("sub"), [largest, mean], graph.shapes[mean], lambda v: v[largest] - v[mean]
+    )
+    plain = Known(graph.model, graph.ranges).of((y, 1))
+    low, _ = found(graph, y, 1)
+    assert (low >= -1e-9).all()
+    assert (plain.low < -0.1).any()
 
 
 def test_layers_that_are_not_gone_through_leave_intervals():

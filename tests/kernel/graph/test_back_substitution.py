@@ -13,19 +13,21 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from torch.nn import functional
 
 import moduli as mo
 from moduli.compression.exact.reduce_graph import reduce_graph
 from moduli.kernel.errors import CertificateRejected
-from moduli.kernel.graph import certificate
-from moduli.kernel.graph.back_substitution import BackSubstitution
+from moduli.kernel.graph import back_substitution, certificate
+from moduli.kernel.graph.back_steps import Ends
+from moduli.kernel.graph.back_substitution import BackSubstitution, Cone
 from moduli.kernel.graph.certificate import GraphCertificate, GraphMove, played
 from moduli.kernel.graph.facts import Known
-from moduli.kernel.graph.operators import Elementwise, Transpose
+from moduli.kernel.graph.operators import Elementwise, Linear, Reshape, Slicewise, Transpose
 from moduli.kernel.graph.shapes import require_shapes
 
 from ...support.graphs import Builder, run
-from ...support.windowed_graphs import Windowed, windowed
+from ...support.windowed_graphs import BENT, SMOOTH, Windowed, windowed
 
 ROOT = Path(__file__).parents[3]
 WORK = 10**9
@@ -77,8 +79,8 @@ def climbed(graph, name, axis, unit, sign, steps=8, starts=4):
     return sign * best
 
 
-def attack(seed):
-    """How many ends became nearer, after none was found to be wrong."""
+def trials(seed):
+    """For each tensor whose ends became nearer, how many did, after one was not found to be wrong."""
     graph = windowed(seed)
     require_shapes(graph.model)
     rng = np.random.default_rng(seed)
@@ -90,7 +92,11 @@ def attack(seed):
         found = climbed(graph, name, axis, unit, sign)
         end = float(facts.high[unit] if side else facts.low[unit])
         assert sign * (found - end) <= SLOPE * (1 + abs(end)), (seed, name, axis, unit, found, end)
-    return sum(int(ends.sum()) for ends in nearer.values())
+        yield int(ends.sum())
+
+
+def attack(seed):
+    return sum(trials(seed))
 
 
 def test_nothing_climbs_over_a_bound():
@@ -156,6 +162,91 @@ def test_on_a_wider_box_it_stays():
         replace(proof, ranges=WIDE).verify(small, model)
     with pytest.raises(CertificateRejected):
         replace(proof, ranges={}).verify(small, model)
+
+
+def settled(how):
+    """Units of a ReLU: f(x) - f(x) in two nodes less a number, which is never positive, and x + 1.
+
+    For f intervals give a range that is wider than that number, and the lines of it are nearer.
+    """
+    graph = Windowed(np.random.default_rng(3), {"x": (1, 2, 4, 4)})
+    graph.ranges["x"] = np.array(0.5 if how == "product" else -0.5), np.array(1.5)
+    shape, names = (1, 2, 4, 4), []
+    w, kernel = graph.store(np.random.default_rng(3).normal(size=(2, 2, 3, 3)))
+    s, slope = graph.store(np.array([[[-0.5]], [[0.25]]]))
+    for k in range(2):
+        if how == "pool":
+            op = Slicewise("max pool" if k == 0 else "average pool", ((0, 0), (1, 1)), (
+                ("kernel_shape", (2, 2)), ("strides", (2, 2)), ("pads", None),
+            ), linear=k > 0, homogeneous=k == 0, hull=True)  # fmt: skip
+            pools = functional.max_pool2d, functional.avg_pool2d
+            made, step = (1, 2, 2, 2), lambda v, pool=pools[k]: pool(v["x"], 2)
+            names.append(graph.add(op, ["x"], made, step))
+        elif how == "transposed":
+            op = Linear(
+                1,
+                1,
+                0,
+                1,
+                1,
+                False,
+                False,
+                ((0, 0),),
+                ("transposed", (2, 2), (0, 0), (1, 1), (0, 0)),
+            )
+            step = lambda v: functional.conv_transpose2d(v["x"], kernel, stride=2)  # noqa: E731
+            names.append(graph.add(op, ["x", w], (1, 2, 9, 9), step))
+        elif how == "product":
+            names.append(graph.add(Elementwise("mul"), ["x", "x"], shape, lambda v: v["x"] ** 2))
+        elif how == "prelu":
+            step = lambda v: torch.where(v["x"] >= 0, v["x"], slope * v["x"])  # noqa: E731
+            names.append(graph.add(Elementwise("prelu"), ["x", s], shape, step))
+        else:
+            step = lambda v: {**SMOOTH, **BENT}[how](v["x"])  # noqa: E731
+            names.append(graph.add(Elementwise(how), ["x"], shape, step))
+    shape = graph.shapes[names[0]]
+    both = graph.add(Elementwise("sub"), names[::-1], shape, lambda v: v[names[1]] - v[names[0]])
+    facts = Known(graph.model, graph.ranges).of((both, 1))
+    number = 0.05 if how == "pool" else 0.8 * facts.high
+    turned, matrix = graph.store(np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0]]).reshape(3, 2, 1, 1))
+    bias, shift = graph.store(np.concatenate([[10.0], -number * np.ones(2)]))
+    op = Linear(1, 1, 1, 0, 1, False, True, ((0, 0),), ("conv", (1, 1), (0, 0), (1, 1), ()))
+    z = graph.add(
+        op,
+        [both, turned, bias],
+        (1, 3, *shape[2:]),
+        lambda v: functional.conv2d(v[both], matrix, shift),
+    )
+    r = graph.add(Elementwise("relu"), [z], (1, 3, *shape[2:]), lambda v: torch.relu(v[z]))
+    last, column = graph.store(np.ones((1, 3, 1, 1)))
+    graph.add(op, [r, last], (1, 1, *shape[2:]), lambda v: functional.conv2d(v[r], column))
+    return graph, z
+
+
+@pytest.mark.parametrize(
+    "how", ["pool", "transposed", "product", "prelu", "hardswish", "silu", "softplus"]
+)
+def test_units_that_lines_of_an_operator_settle(how):
+    graph, z = settled(how)
+    plain = Known(graph.model, graph.ranges).of((z, 1))
+    assert (plain.high > 0).all()
+    proof, small = proved(graph.model, graph.ranges)
+    proof.verify(small, graph.model)
+    assert small.shapes[z][1] == 1
+    assert any(move.kind == "bound" for moves in proof.rounds for move in moves)
+    low, high = graph.ranges["x"]
+    x = low + (high - low) * np.random.default_rng(1).random((64, 1, 2, 4, 4))
+    assert max(float(graph.values(torch.from_numpy(one))[z][0, 1:].max()) for one in x) <= 0
+    wide = {"x": (np.array(-50.0), np.array(50.0))}
+    for forged in (
+        changed(proof, lambda move: [] if move.kind == "bound" else [move]),
+        changed(
+            proof, lambda move: [replace(move, units=(0,))] if move.kind == "bound" else [move]
+        ),
+        *([] if how in ("pool", "transposed") else [replace(proof, ranges=wide)]),
+    ):
+        with pytest.raises(CertificateRejected):
+            forged.verify(small, graph.model)
 
 
 def changed(proof, change):
@@ -240,6 +331,52 @@ def test_places_are_bounded():
     known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
     with pytest.raises(CertificateRejected, match="places"):
         BackSubstitution(known, WORK).narrow(y, 1, np.array([0]), 1)
+
+
+def test_tables_of_places_are_bounded(monkeypatch):
+    """They are kept small, and what they hold counts as work."""
+    model, z = doubtful()
+    back = BackSubstitution(Known(model, BOX), WORK)
+    back.narrow(z, 1, np.array([0, 1]), 2)
+    spent = WORK - back.left
+    less = BackSubstitution(Known(model, BOX), spent - 1)
+    with pytest.raises(CertificateRejected, match=f"{spent} products of {spent - 1}"):
+        less.narrow(z, 1, np.array([0, 1]), 2)
+    cells = Cone(Ends(Known(model, BOX)), z, 1, 2).cells
+    assert spent == 4 * (3 * 3 + 2 * 3) + cells
+    monkeypatch.setattr(back_substitution, "CELLS", cells - 1)
+    with pytest.raises(CertificateRejected, match="too many places and layers"):
+        BackSubstitution(Known(model, BOX), WORK).narrow(z, 1, np.array([0, 1]), 2)
+
+
+def test_a_tensor_without_axes_is_read():
+    graph = Windowed(np.random.default_rng(0), {"x": (2, 3)})
+    c, _ = graph.store(np.array(0.5))
+    y = graph.add(Elementwise("add"), ["x", c], (2, 3), lambda v: v["x"] + 0.5)
+    z = graph.add(Elementwise("sub"), [y, "x"], (2, 3), lambda v: v[y] - v["x"])
+    known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
+    BackSubstitution(known, WORK).narrow(z, 1, np.arange(3), 1)
+    np.testing.assert_allclose([known.of((z, 1)).low, known.of((z, 1)).high], 0.5)
+
+
+def test_windows_are_bounded():
+    """Of a transposed convolution with zeros between what it reads."""
+    graph = Windowed(np.random.default_rng(0), {"x": (1, 1, 9, 9)})
+    w, kernel = graph.store(np.ones((1, 1, 1, 1)))
+    op = Linear(
+        1, 1, 0, 1, 1, False, False, ((0, 0),), ("transposed", (999, 999), (0, 0), (1, 1), (0, 0))
+    )
+    y = graph.add(
+        op,
+        ["x", w],
+        (1, 1, 7993, 7993),
+        lambda v: functional.conv_transpose2d(v["x"], kernel, stride=999),
+    )
+    flat = Reshape((((1, 2, 3), (1,)),), (1, 7993**2), ((0, 0),))
+    z = graph.add(flat, [y], (1, 7993**2), lambda v: v[y].reshape(1, -1))
+    known = Known(graph.model, {"x": (np.array(-1.0), np.array(1.0))})
+    with pytest.raises(CertificateRejected, match="windows of too many"):
+        BackSubstitution(known, WORK).narrow(z, 1, np.array([0]), 1)
 
 
 def test_bounds_are_never_worse():

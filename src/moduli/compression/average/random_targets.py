@@ -197,6 +197,13 @@ class Experiment:
         """A power law in N or d: of `gap`, of a loss, or of how far a level is off. All cells are used, so
         the other sizes should be the same in all.
         """
+        laws = ("gap", *LOSSES, *LEVELS)
+        if of not in laws:
+            raise ArgumentError(Asked("of", of), f": one of {', '.join(laws)}")
+        if along not in ("units", "inputs"):
+            raise ArgumentError(Asked("along", along), ": units or inputs")
+        if of in LEVELS and not all(of in c.off for c in self.cells):
+            raise ArgumentError(Asked("of", of), ": levels were not measured; ask with levels=True")
         others = "inputs" if along == "units" else "units"
         if len({(getattr(c, others), c.students) for c in self.cells}) != 1:
             raise ArgumentError(
@@ -316,7 +323,9 @@ def exponent(sizes: Sequence[int | float], values: Sequence[Estimate]) -> Expone
 
 
 def _standard_error(values: Array) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+    from scipy.stats import sem
+
+    return float(sem(values))
 
 
 def _accept(units: int, inputs: int, students: int) -> None:

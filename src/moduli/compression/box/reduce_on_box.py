@@ -91,7 +91,9 @@ class RegionalCompression(Compression):
         for name, sign in (("inactive", -1), ("active", 1)):
             rows[f"proved {name}"] = found.methods(sign) or "none"
         if self.tried:
-            rows["within a tolerance"] = f"no more units go within {self.tried:g}"
+            rows["within a tolerance"] = (
+                f"no further unit was found that can go within {self.tried:g}"
+            )
             if "to go further" in rows:
                 rows["to go further"] = "a smaller box (on), or a larger tolerance on it (eps)"
         if self.masked_units:

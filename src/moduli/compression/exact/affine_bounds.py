@@ -84,6 +84,9 @@ def _kinks(node: Node) -> tuple[float, ...]:
         return tuple(x for x in node.op.numbers if np.isfinite(x))
     if node.op.kind == "hardswish":
         return (-3.0, 3.0)
+    if node.op.kind == "hardsigmoid" and len(node.op.numbers) == 2 and node.op.numbers[0] > 0:
+        slope, shift = node.op.numbers
+        return (-shift / slope, (1.0 - shift) / slope)
     return ()
 
 

@@ -65,6 +65,13 @@ def move_of(units: Units, into: Into, values: Values) -> GraphMove:
     )  # fmt: skip
 
 
+class Step(NamedTuple):
+    """A move that was found, and those of its units that are constants other than zero."""
+
+    move: GraphMove
+    constant: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True)
 class Reading:
     """One sum that reads an axis.
@@ -220,6 +227,29 @@ def middles(known: Known, units: Units, into: Into) -> dict[tuple[str, int], flo
             if value is None or (value != 0 and (op.padded or not op.uniform)):
                 found[node.output, column] = near[0]
     return found
+
+
+def constants(known: Known, units: Units, into: Into) -> tuple[int, ...]:
+    """First indices of the units that go and into no other one, and that some layer reads as a constant
+    other than zero, or takes for one: it goes into a bias. The others are zero, or nothing reads them.
+    """
+    found = set[int]()
+    for node in readers_of(known.graph, units):
+        op, weight = node.op, known.array(node.inputs[1])
+        assert isinstance(op, Linear)
+        if weight is None or op.groups > 1 or (node.inputs[0], op.reads) not in units.places:
+            continue
+        x, unread = known.of((node.inputs[0], op.reads)), unread_rows(known, node, op)
+        labels = units.places[node.inputs[1], op.columns]
+        moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
+        for column in np.flatnonzero(np.isin(labels, sorted(into))).tolist():
+            taps = moved[column] if unread is None else moved[column][~unread]
+            unit, value = int(labels[column]), x.constant(column)
+            near = nearly_constant(x, column, op) if value is None else (value,)
+            if into[unit] is None and near is not None and near[0] != 0 and taps.any():
+                found.add(unit)
+    first = first_indices(units)
+    return tuple(sorted(first[unit] for unit in found))
 
 
 def reading_of_product(known: Known, node: Node, units: Units) -> Reading | None:

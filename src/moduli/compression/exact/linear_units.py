@@ -14,7 +14,7 @@ import numpy as np
 
 from moduli.kernel.bounds.activation_bounds import signs, slope
 from moduli.kernel.bounds.box_claim import Row
-from moduli.kernel.exact_numbers import ExactArray
+from moduli.kernel.exact_numbers import ExactArray, nearest
 from moduli.kernel.move import Move, Units
 from moduli.kernel.rules import apply
 from moduli.kernel.state import State
@@ -143,7 +143,7 @@ def _factorings(
     rows, cols = (np.flatnonzero(product.nonzero().any(axis=axis)) for axis in (1, 0))
     incoming = state.weights[l - 1].take(units, state.alive[l - 1])
     kept = _kept(units, slopes, outgoing, incoming)
-    short = kept is not None and all(_is_float(q) for column in kept.outgoing for q in column)
+    short = kept is not None and all(nearest(q) == q for column in kept.outgoing for q in column)
     some = [kept] if short else []
     some += [_sums(product, rows)] if len(rows) < len(units) else []
     some += [_features(product, cols)] if len(cols) < len(units) else []
@@ -151,10 +151,6 @@ def _factorings(
     if _rank(product.hi) < min(len(rows), len(cols)):
         some.append(_eliminated(product, rows, cols))
     return sorted(some, key=lambda f: len(f.outgoing) if f is not None else len(units))
-
-
-def _is_float(q: Fraction) -> bool:
-    return abs(q) < 2**1000 and Fraction(float(q)) == q
 
 
 def _rank(a: Array) -> int:

@@ -23,27 +23,33 @@ from moduli.kernel.graph.operators import Linear, Place
 from moduli.kernel.graph.removal import kept_places, restricted
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
-FATES = "lives", "left out", "merged", "combined", "with its branch"  # what the numbers mean
+# What the numbers mean. Dead: zero, or read by nothing. Constant: its value goes into a bias.
+FATES = "lives", "dead", "merged", "combined", "constant", "with its branch"
 LIVES = FATES.index("lives")
-LEFT_OUT = FATES.index("left out")
+DEAD = FATES.index("dead")
 MERGED = FATES.index("merged")
 COMBINED = FATES.index("combined")
+CONSTANT = FATES.index("constant")
 WITH_BRANCH = FATES.index("with its branch")
 
 
 def fates_of_units(
-    graph: GraphModel, rounds: Iterable[Sequence[GraphMove]], passed: Mapping[str, str]
+    graph: GraphModel,
+    rounds: Iterable[Sequence[GraphMove]],
+    passed: Mapping[str, str],
+    constant: Iterable[Sequence[int]] = (),
 ) -> dict[str, Ints]:
     """What became of each unit of each axis, as numbers of `FATES`, in the order of the original.
 
     Args:
         graph: the original. rounds: moves that were checked. passed: what is read instead of each
-            value that a move passes by.
+            value that a move passes by. constant: for each removal, in order, those of its units that
+            are constants other than zero.
 
     Raises:
         CertificateRejected: a move neither leaves units out nor passes a value by.
     """
-    replay = _Replay(graph)
+    replay = _Replay(graph, constant)
     for moves in rounds:
         replay.round(moves, passed)
     return {found.axis.name: replay.fates(found) for found in placed_axes(graph)}
@@ -52,7 +58,8 @@ def fates_of_units(
 class _Replay:
     """A graph that loses units, and where the indices that are left were at first."""
 
-    def __init__(self, graph: GraphModel) -> None:
+    def __init__(self, graph: GraphModel, constant: Iterable[Sequence[int]]) -> None:
+        self.constant = iter(constant)
         # facts are asked for nowhere: of a known graph alone indices can be left out
         self.known = Known(graph.live(), {}, inputs_alone=True)
         self.left: dict[Place, Ints] = {}  # the original indices that are left
@@ -88,7 +95,11 @@ class _Replay:
     def _remove(self, move: GraphMove) -> None:
         units = units_from(self.known.graph, (move.tensor, move.axis))
         gone, targets = numbered(units, move)
-        fates = [LEFT_OUT if target is None else MERGED for target in targets]
+        constant = set(next(self.constant, ()))
+        fates = []
+        for index, target in zip(move.units, targets, strict=True):
+            left_out = CONSTANT if index in constant else DEAD
+            fates.append(left_out if target is None else MERGED)
         self._leave_out(units, dict(zip(gone, fates, strict=True)))
 
     def _combine(self, move: GraphMove) -> None:

@@ -7,12 +7,13 @@ import numpy as np
 from moduli.common.graph import size_of
 from moduli.kernel.errors import CertificateRejected
 from moduli.kernel.graph.axes import Units, units_from
-from moduli.kernel.graph.certificate import GraphMove
 from moduli.kernel.graph.facts import Known
 from moduli.kernel.graph.operators import Contract, Linear, Place
 from moduli.kernel.graph.removal import kept_places, lost_by, remove
 
 from .graph_plan import (
+    Step,
+    constants,
     fixed,
     middles,
     move_of,
@@ -26,7 +27,7 @@ from .graph_rounding import bound_of
 
 def near_constants(
     known: Known, frozen: frozenset[Place], room: float, tried: set[Place]
-) -> GraphMove | None:
+) -> Step | None:
     """As many units of the next axis as may be taken for constants within half of what is left, those
     first that do least; they are left out. None where no axis has any.
     """
@@ -42,9 +43,9 @@ def near_constants(
         if count:
             into = dict[int, int | None].fromkeys(names[:count])
             values = middles(known, units, into)
-            move = move_of(units, into, values)
+            step = Step(move_of(units, into, values), constants(known, units, into))
             remove(known, units, into, values)
-            return move
+            return step
     return None
 
 

@@ -26,7 +26,7 @@ from moduli.kernel.graph.removal import Changes, Into, Rounds, lost_by, remove
 from moduli.kernel.slack import NO_SLACK, Slack
 
 from .affine_bounds import Refinement
-from .graph_plan import middles, move_of, plan, seeds, staying
+from .graph_plan import Step, constants, middles, move_of, plan, seeds, staying
 from .graph_rounding import Bounded, tells
 from .near_constants import near_constants
 from .summed_units import summed
@@ -44,6 +44,7 @@ class Found:
         slack: how far outputs are apart by what was rounded. rounded: how many stored numbers were.
         rounding: how many more units would go by a move that rounds without a known bound, by seed.
         renamed: values that are bypassed, and what is read instead.
+        constant: for each removal, in order, the units that are constants other than zero.
     """
 
     graph: GraphModel
@@ -52,6 +53,7 @@ class Found:
     rounded: int = 0
     rounding: dict[Place, int] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
+    constant: list[tuple[int, ...]] = field(default_factory=list)
 
 
 def reduce_graph(
@@ -79,29 +81,31 @@ def reduce_graph(
     left, products = budget, budget * PRODUCTS
     while left > 0:
         known = Known(found.graph, ranges)
-        moves = _moves(known, found, left, progress, frozen, bypasses, rounding)
-        asked: list[GraphMove] = []
-        if not moves and ranges and products:
+        steps = _steps(known, found, left, progress, frozen, bypasses, rounding)
+        moves = list[GraphMove]()
+        if not steps and ranges and products:
             # bounds that take more work come when intervals tell nothing more
             affine = Refinement(products)
             sharper = Known(found.graph, ranges, refine=affine)
             if affine.settled:
-                moves = _moves(sharper, found, left, progress, frozen, bypasses, rounding)
-            products = affine.left if moves else 0
-            if moves:
-                known, asked = sharper, affine.moves
-        left -= 1 + len(moves)
+                steps = _steps(sharper, found, left, progress, frozen, bypasses, rounding)
+            products = affine.left if steps else 0
+            if steps:
+                known, moves = sharper, [*affine.moves]
+        left -= 1 + len(steps)
         nearly = False
-        if moves:
+        if steps:
             found.graph, further = ended(known)
-            moves = [*asked, *moves]
+            moves += [step.move for step in steps]
+            found.constant += [step.constant for step in steps if step.move.kind == "remove"]
         # what needs facts about all again comes when nothing else goes
         elif rounding and (combined := summed(known, ranges, frozen)) is not None:
             move, found.graph, further = combined
             moves = [move]
         elif eps and (near := near_constants(known, frozen, eps - found.slack.everywhere, tried)):
             found.graph, further = ended(known)
-            moves, nearly = [near], True
+            moves, nearly = [near.move], True
+            found.constant.append(near.constant)
         else:
             break
         found.rounds.append(tuple(moves))
@@ -119,7 +123,7 @@ def reduce_graph(
     )  # fmt: skip
 
 
-def _moves(
+def _steps(
     known: Known,
     found: Found,
     budget: int,
@@ -127,11 +131,11 @@ def _moves(
     frozen: frozenset[Place],
     bypasses: bool,
     rounding: bool,
-) -> list[GraphMove]:
+) -> list[Step]:
     """What goes by what is known, all of it in one round."""
     found.rounding = {}
     bounded = Bounded(known) if rounding else None
-    passed = [*_bypasses(known, found, bounded)] if bypasses else []
+    passed = [*map(Step, _bypasses(known, found, bounded))] if bypasses else []
     return passed + _removals(known, found, budget, progress, frozen, bounded)
 
 
@@ -178,14 +182,14 @@ def _removals(
     progress: Progress | None,
     frozen: frozenset[Place],
     bounded: Bounded | None,
-) -> list[GraphMove]:
+) -> list[Step]:
     """Units are left out, axis by axis; what would go by rounding without a bound is noted."""
-    moves, covered = list[GraphMove](), set[Place]()
+    steps, covered = list[Step](), set[Place]()
     queue = seeds(known.graph)
     if bounded is not None:
         bounded.again()
     for k, seed in enumerate(queue):
-        if seed in covered or size_of(known.graph, seed) is None or len(moves) >= budget:
+        if seed in covered or size_of(known.graph, seed) is None or len(steps) >= budget:
             continue
         if progress is not None:
             progress(k, len(queue), "axes")
@@ -200,15 +204,15 @@ def _removals(
             if unit in there and unit not in stay and target in there:
                 into[unit] = target
         done, more = _left_out(known, units, into, bounded)
-        moves += done
+        steps += done
         if more:
             found.rounding[units.seed] = more
-    return moves
+    return steps
 
 
 def _left_out(
     known: Known, units: Units, into: Into, bounded: Bounded | None
-) -> tuple[list[GraphMove], int]:
+) -> tuple[list[Step], int]:
     """Leave out what a plan says; how many units are left that would have to be rounded."""
     exact, rounds = _parted(known, units, into)
     both = _settled(exact | rounds)
@@ -268,13 +272,13 @@ def _settled(into: dict[int, int | None]) -> dict[int, int | None]:
 
 def _applied(
     known: Known, units: Units, into: dict[int, int | None], exact: bool
-) -> tuple[list[GraphMove], int]:
+) -> tuple[list[Step], int]:
     """Let the kernel take a plan, in parts where all of it would round; how many units are left."""
     try:
         values = middles(known, units, into)
-        move = move_of(units, into, values)
+        move, constant = move_of(units, into, values), constants(known, units, into)
         remove(known, units, into, values, exact=exact)
-        return [move], 0
+        return [Step(move, constant)], 0
     except Rounds:
         if len(into) == 1:
             return [], 1
@@ -284,12 +288,12 @@ def _applied(
     names = sorted(into)
     # units are numbered anew once some have gone: name them by an index that stays in order
     first, second = names[: len(names) // 2], names[len(names) // 2 :]
-    moves, left = _applied(known, units, {u: into[u] for u in second}, exact)
-    renumber = _renumbered(units, _gone(moves, units))
-    again = units_from(known.graph, units.seed) if moves else units
+    steps, left = _applied(known, units, {u: into[u] for u in second}, exact)
+    renumber = _renumbered(units, _gone([step.move for step in steps], units))
+    again = units_from(known.graph, units.seed) if steps else units
     rest = {renumber[u]: _target(renumber, into[u]) for u in first}
     more, further = _applied(known, again, rest, exact)
-    return moves + more, left + further
+    return steps + more, left + further
 
 
 def _target(renumber: dict[int, int], unit: int | None) -> int | None:

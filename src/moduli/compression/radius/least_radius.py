@@ -180,8 +180,10 @@ class _Bisection:
         # The bounds with their proofs. Searches are deterministic: these find what was found before.
         at = reduce_within.rank(self.net, self.high, self.budget, self.executor)
         below = None
-        if self.low > 0:
+        if self.low > 0 or self.high == math.nextafter(0.0, 1.0):
             below = reduce_within.rank(self.net, self.low, self.budget, self.executor)
+        if below is not None and below.lower <= self.units:
+            below = None
         lower = 0.0 if below is None else math.nextafter(self.low, math.inf)
         status = "proved" if lower == self.high else "bounded"
         return LeastRadius(status, self.net, self.units, lower, self.high, at, below, self.nodes)

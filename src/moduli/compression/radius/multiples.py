@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moduli.kernel.exact_numbers import Array
+from moduli.kernel.exact_numbers import Array, nearest
 from moduli.kernel.radius.compatibility import Ints, ParameterBall
 
 RATIONAL = 2**7  # floats that a rational number counts as
@@ -156,7 +156,7 @@ class _Growing:
         number.
         """
         old, low, high = self.row[k], self.low[k], self.high[k]
-        if low <= old <= high and all(_is_float(t * old) for t in self.ratios):
+        if low <= old <= high and all(nearest(t * old) == t * old for t in self.ratios):
             return old
         if low == high:
             return low
@@ -174,10 +174,6 @@ class _Growing:
             if abs(total) > room:
                 return False
         return True
-
-
-def _is_float(x: Fraction) -> bool:
-    return abs(x) < Fraction(2) ** 1000 and Fraction(float(x)) == x
 
 
 def shortest(low: Fraction, high: Fraction) -> Fraction:

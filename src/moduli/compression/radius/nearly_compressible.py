@@ -40,7 +40,7 @@ from moduli.kernel.network import Network
 
 from . import reduce_within
 
-UP = 1 + 1e-9  # more than all roundings of sums and products of positive floats below
+UP = 1 + 1e-9  # more than the roundings of numbers, of their powers and sums at one level of `mean`
 UNITS = 60  # whose distribution functions are made
 CONFIDENCE = 0.95
 
@@ -110,8 +110,9 @@ def share_bound(widths: tuple[int, int, int], rank: int, radius: float, side: fl
             found += ways * near ** (n + 1) * rest
         return found
 
-    # a sum of the smallest floats may be 0, and the share is not
-    bound = mean(h, rank) * UP + (5e-300 if radius else 0.0)
+    # each term of each of h levels is a product of at most n + m + 8 factors, each within 2^-53 or so: four
+    # times that. A sum of the smallest floats may be 0, and the share is not
+    bound = mean(h, rank) * (UP + h * (n + m + 8) * 2.0**-51) + (5e-300 if radius else 0.0)
     return 1.0 if rank >= h else min(1.0, bound)
 
 
@@ -144,12 +145,10 @@ def _drawn(widths: tuple[int, int, int], side: float, rng: np.random.Generator) 
 
 def _interval(yes: int, draws: int) -> tuple[float, float]:
     """Of a share of which that many draws were a yes, each end missed with half of 5 %."""
-    from scipy.special import betaincinv
+    from scipy.stats import binomtest
 
-    half = (1 - CONFIDENCE) / 2
-    low = float(betaincinv(yes, draws - yes + 1, half)) if yes else 0.0
-    high = float(betaincinv(yes + 1, draws - yes, 1 - half)) if yes < draws else 1.0
-    return low, high
+    ends = binomtest(yes, draws).proportion_ci(CONFIDENCE, method="exact")
+    return float(ends.low), float(ends.high)
 
 
 def _accept(radius: float, side: float, draws: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -71,8 +72,8 @@ class TwoRadii:
 def rank_within(
     net: Network,
     *,
-    incoming: float,
-    outgoing: float,
+    incoming: SupportsFloat,
+    outgoing: SupportsFloat,
     budget: int = 10_000,
     progress: Progress | None = None,
 ) -> TwoRadii:
@@ -92,9 +93,7 @@ def rank_within(
     """
     if len(net.layers) != 2:
         raise UnsupportedModel(f"{net}: two radii are for one hidden layer")
-    for name, radius in (("incoming", incoming), ("outgoing", outgoing)):
-        if not (type(radius) in (int, float) and math.isfinite(radius) and radius > 0):
-            raise ArgumentError(Asked(name, radius), ": a finite number above 0")
+    incoming, outgoing = _radius("incoming", incoming), _radius("outgoing", outgoing)
     if math.frexp(incoming)[0] != math.frexp(outgoing)[0]:
         raise ArgumentError(
             Asked("incoming", incoming), " ", Asked("outgoing", outgoing),
@@ -104,6 +103,16 @@ def rank_within(
     return TwoRadii(
         net, incoming, outgoing, reduce_within.rank(scaled, incoming, budget, None, progress)
     )
+
+
+def _radius(name: str, value: Any) -> float:
+    kinds = (int, float, np.integer, np.floating)
+    try:
+        if isinstance(value, kinds) and not isinstance(value, bool) and 0 < float(value) < math.inf:
+            return float(value)
+    except OverflowError:
+        pass
+    raise ArgumentError(Asked(name, value), ": a finite number above 0")
 
 
 def _times(net: Network, factor: float) -> Network:

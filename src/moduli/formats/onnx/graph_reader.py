@@ -26,7 +26,7 @@ from moduli.kernel.graph.shapes import fits
 from moduli.kernel.graph.slicewise import BY_ITS_RANGE
 
 from . import constants as folding
-from .reference import mended
+from .reference import captured, mended
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 TIE = 2.0**-8  # what of a quotient a division of few bits may lose
@@ -332,7 +332,8 @@ class GraphReader:
         if not kind:
             return False
         try:
-            result = folding.cast(self.constant(node.input[0]), kind, f"node {node.name!r}")
+            array = self.constant(node.input[0])
+            result = np.asarray(folding.cast(array, kind, f"node {node.name!r}"))
         except UnsupportedModel:
             return False
         self.folded[node.output[0]] = result
@@ -532,22 +533,6 @@ def _names(graph: Any) -> set[str]:
     found = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     found |= {sparse.values.name for sparse in graph.sparse_initializer}
     return found | {name for node in graph.node for name in node.output}
-
-
-def captured(node: Any) -> list[str]:
-    """Names that the subgraphs of a node read from outside."""
-    found: list[str] = []
-    for attribute in node.attribute:
-        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-        for graph in graphs:
-            own = {value.name for value in graph.input} | {t.name for t in graph.initializer}
-            own |= {name for inner in graph.node for name in inner.output}
-            for inner in graph.node:
-                found += [
-                    name for name in (*inner.input, *captured(inner)) if name and name not in own
-                ]
-            found += [value.name for value in graph.output if value.name not in own]
-    return list(dict.fromkeys(found))
 
 
 def _said(node: Any) -> bytes:

@@ -3,7 +3,11 @@
 QLinearConv, QLinearMatMul and QGemm add products of integers exactly in 32 bits, make a float32 of the sum,
 multiply it with the float32 (x scale * w scale) / y scale, round to the nearest integer, of halves to the
 even one, add the zero point, and cut off [onnxruntime's MlasRequantizeOutput]. QuantizeLinear at an input
-divides in float32 and rounds alike; DequantizeLinear at an output multiplies in float32.
+divides in float32 and rounds alike; DequantizeLinear at an output multiplies in float32. Operators between
+these two are what onnxruntime makes of them, see `integer_patterns`.
+
+Contributed operators compute in float32, in the order of x86 processors; that of QLinearAdd fuses products
+with sums, as those with AVX2 do. Others may be one step off where a number is half-way between integers.
 
 On processors without dot products of 8 bits onnxruntime adds pairs of products of uint8 with int8 in 16
 bits, and cuts off there (x86 before VNNI): not what is computed here, unless weights have 7 bits.
@@ -19,24 +23,37 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moduli.common.integer_network import Array, IntegerInput, IntegerNetwork, Ints, scaled
+from moduli.common.integer_network import (
+    ORDINARY,
+    Array,
+    Compute,
+    IntegerInput,
+    IntegerNetwork,
+    IntegerOutput,
+    Ints,
+    Step,
+)
 from moduli.formats.integer_sums import Whole, Window, convolved, largest_sums, seen
 from moduli.formats.registry import registrar
 from moduli.kernel.errors import UnsupportedModel
 
+from .integer_patterns import CONTRIBUTED, OWN, Patterns
 from .nodes import kind_of
 
-ORDINARY = (2.0**-60, 2.0**60)  # scales between these: no float on the way is subnormal or infinite
 FLOAT = 1
 KINDS = {2: (0, 255), 3: (-128, 127)}  # uint8 and int8
+FUSED = (
+    2.0**-12,
+    2.0**6,
+)  # quotients of scales for which sums of two products are exact in float64
 RUNTIME = "onnxruntime"
 RULES = "onnxruntime's kernels for 8-bit integers, with sums in 32 bits"
 
-Compute = Callable[..., Any]
 Handler = Callable[["_Setting"], Compute]
 HANDLERS: dict[str, Handler] = {}
 handles = registrar(HANDLERS)
-contributed = registrar(HANDLERS, "com.microsoft.")
+contributed = registrar(HANDLERS, f"{CONTRIBUTED}.")
+own = registrar(HANDLERS, f"{OWN}.")
 
 
 class Scaled(NamedTuple):
@@ -51,12 +68,6 @@ class Scaled(NamedTuple):
     def reach(self) -> int:
         """The largest size of an integer less the zero point."""
         return max(self.zero - self.least, self.most - self.zero)
-
-
-class _Step(NamedTuple):
-    compute: Compute
-    inputs: tuple[str, ...]
-    output: str
 
 
 class RuntimeKernels(IntegerNetwork):
@@ -74,40 +85,26 @@ class RuntimeKernels(IntegerNetwork):
     def __init__(self, proto: Any, arrays: Mapping[str, Any], where: str) -> None:
         self.proto, self.arrays, self.where = proto, arrays, where
         graph = proto.graph
-        self.nodes = list(graph.node)
+        try:
+            self.nodes = Patterns(graph, arrays).nodes
+        except UnsupportedModel as error:
+            raise self.refused(str(error)) from None
         self.makers = {name: node for node in self.nodes for name in node.output}
         self.said: dict[str, Scaled] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.alias: dict[str, str] = {}
         given = [value for value in graph.input if value.name not in arrays]
         self.inputs = tuple(map(self._input, given))
+        self.given = {end.name: self.alias.get(end.name, end.name) for end in self.inputs}
         for value in graph.output:
-            self._output(value.name)
-        self.outputs = tuple(value.name for value in graph.output)
-        self.steps = [step for node in self.nodes if (step := self._step(node)) is not None]
-        for name in self.outputs:
-            integers = self.alias.get(name, name)
-            if integers not in self.said:
-                raise self.refused(f"output {name!r} has no scale")
+            self._find_floats(value.name)
+        self.steps = []
+        for node in self.nodes:
+            step = self._step(node)
+            if step is not None:
+                self.steps.append(step)
+        self.outputs = tuple(self._output(value.name) for value in graph.output)
         self.widest = max(math.prod(shape) for shape in self.shapes.values())
-
-    def run(self, feeds: Mapping[str, Ints]) -> Sequence[Array]:
-        held: dict[str, Any] = {
-            self.alias.get(end.name, end.name): feeds[end.name] for end in self.inputs
-        }
-        for step in self.steps:
-            held[step.output] = step.compute(*(held[name] for name in step.inputs))
-        found = []
-        for name in self.outputs:
-            integers = self.alias.get(name, name)
-            scale, zero, *_ = self.said[integers]
-            value = scaled(held[integers], scale, zero)
-            rounded = value.astype(np.float32).astype(np.float64)
-            found.append(rounded if integers != name else value)
-        return found
-
-    def refused(self, why: str) -> UnsupportedModel:
-        return UnsupportedModel(f"{self.where}: not computed in integers alone here: {why}")
 
     # Ends
 
@@ -146,7 +143,8 @@ class RuntimeKernels(IntegerNetwork):
         """The scale that a node reads an input with."""
         kind, inputs = kind_of(node), list(node.input)
         where = inputs.index(name)
-        if kind.startswith(("QLinear", "com.microsoft.QGemm")) or kind == "DequantizeLinear":
+        scaled = ("QLinear", f"{CONTRIBUTED}.Q", f"{OWN}.", "DequantizeLinear")
+        if kind.startswith(scaled):
             return self.scaled(*inputs[where + 1 : where + 3])
         if kind in MOVES:
             readers = [other for other in self.nodes if node.output[0] in other.input]
@@ -160,7 +158,14 @@ class RuntimeKernels(IntegerNetwork):
         if others:
             raise self.refused(f"{kind_of(node)} ({node.name or node.output[0]}) has {others[0]}")
 
-    def _output(self, name: str) -> None:
+    def _output(self, name: str) -> IntegerOutput:
+        integers = self.alias.get(name, name)
+        if integers not in self.said:
+            raise self.refused(f"output {name!r} has no scale")
+        said = self.said[integers]
+        return IntegerOutput(integers, said.scale, said.zero, integers != name)
+
+    def _find_floats(self, name: str) -> None:
         """Whether floats that come out are scaled from integers at the end."""
         node = self.makers.get(name)
         if node is None or kind_of(node) != "DequantizeLinear":
@@ -170,7 +175,7 @@ class RuntimeKernels(IntegerNetwork):
             raise self.refused(f"output {name!r} is read again in floats")
         self.alias[name] = node.input[0]
 
-    def _step(self, node: Any) -> _Step | None:
+    def _step(self, node: Any) -> Step | None:
         if node.output[0] in self.alias.values() and kind_of(node) == "QuantizeLinear":
             return None
         if node.output[0] in self.alias:  # DequantizeLinear, with the scale that the integers have
@@ -186,7 +191,7 @@ class RuntimeKernels(IntegerNetwork):
         except UnsupportedModel as error:
             place = f"{kind_of(node)} ({node.name or node.output[0]})"
             raise self.refused(f"{place}: {error}") from None
-        return _Step(compute, tuple(setting.reads), node.output[0])
+        return Step(compute, tuple(setting.reads), node.output[0])
 
     # What is stored
 
@@ -227,6 +232,7 @@ class _Setting:
         self.network, self.node = network, node
         self.given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.inputs = _padded(node.input, 9)
+        self.count = len(node.input)
         self.reads: list[str] = []
 
     def computed(self, at: int) -> tuple[tuple[int, ...], Scaled]:
@@ -240,10 +246,14 @@ class _Setting:
     def operand(self, at: int) -> tuple[tuple[int, ...], Scaled]:
         """One whose scale and zero point the node reads behind it."""
         shape, said = self.computed(at)
-        read = self.network.scaled(self.inputs[at + 1], self.inputs[at + 2])
+        read = self.scale(at + 1)
         if read != said:
             raise UnsupportedModel(f"{self.inputs[at]!r} is read with another scale")
         return shape, said
+
+    def scale(self, at: int) -> Scaled:
+        """A scale and the zero point behind it."""
+        return self.network.scaled(self.inputs[at], self.inputs[at + 1])
 
     def give(self, shape: Sequence[int], said: Scaled) -> Scaled:
         name = self.node.output[0]
@@ -275,7 +285,7 @@ class _Setting:
 
 
 def _products(
-    setting: _Setting, x: Scaled, weight: Whole, scales: Array, bias: Ints | None, y: Scaled
+    x: Scaled, weight: Whole, scales: Array, bias: Ints | None, y: Scaled
 ) -> Callable[[Whole], Ints]:
     """What is done with sums of products of `x` with weights ``[units, ...]``."""
     largest_sums(weight, x.reach, bias, "its sums")
@@ -286,8 +296,7 @@ def _products(
     def finish(sums: Whole) -> Ints:
         total = sums if bias is None else sums + bias
         product = total.astype(np.float32) * by
-        held = np.clip(product, np.float32(y.least - y.zero), np.float32(y.most - y.zero))
-        return np.asarray(np.rint(held).astype(np.int64) + y.zero)
+        return _rounded(product, y)
 
     return finish
 
@@ -326,7 +335,10 @@ def _window(setting: _Setting, shape: Sequence[int], size: Sequence[int]) -> Win
     if len(shape) != 4 or given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         raise UnsupportedModel(f"an input of {len(shape)} axes, or padding by a word")
     strides, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-    top, left, bottom, right = given.get("pads", [0, 0, 0, 0])
+    pads = given.get("pads", [0, 0, 0, 0])
+    if [len(part) for part in (size, strides, dilations, pads)] != [2, 2, 2, 4]:
+        raise UnsupportedModel("kernel_shape, strides, dilations or pads are not about two axes")
+    top, left, bottom, right = pads
     if given.get("auto_pad") == b"VALID" and any((top, left, bottom, right)):
         raise UnsupportedModel("pads beside the word VALID")
     if min(*strides, *dilations, *size) < 1 or min(top, left, bottom, right) < 0:
@@ -365,7 +377,7 @@ def _convolution(setting: _Setting) -> Compute:
     shape, x = setting.operand(0)
     *_, groups = setting.only(**SHARED, group=1)
     weight, scales = _weights(setting, 3, 0)
-    y = setting.network.scaled(*setting.inputs[6:8])
+    y = setting.scale(6)
     if weight.ndim != 4 or groups < 1 or len(shape) != 4 or len(weight) % groups:
         raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {shape}")
     if shape[1] != weight.shape[1] * groups:
@@ -374,7 +386,7 @@ def _convolution(setting: _Setting) -> Compute:
         raise UnsupportedModel("its kernel_shape is not that of its weights")
     window = _window(setting, shape, weight.shape[2:])
     rows = np.moveaxis(weight, 1, 3).reshape(len(weight), -1, weight.shape[1])
-    finish = _products(setting, x, rows, scales, _bias(setting, 8, len(weight)), y)
+    finish = _products(x, rows, scales, _bias(setting, 8, len(weight)), y)
     setting.give((shape[0], len(weight), *_after(shape, window)), y)
 
     def compute(q: Ints) -> Ints:
@@ -389,10 +401,10 @@ def _matrix_product(setting: _Setting) -> Compute:
     shape, x = setting.operand(0)
     setting.only()
     weight, scales = _weights(setting, 3, 1) if setting.stored(3).ndim == 2 else (None, None)
-    y = setting.network.scaled(*setting.inputs[6:8])
+    y = setting.scale(6)
     if weight is None or scales is None or len(shape) < 2 or shape[-1] != len(weight):
         raise UnsupportedModel(f"weights {setting.stored(3).shape} meet an input of shape {shape}")
-    finish = _products(setting, x, weight.T, scales, None, y)
+    finish = _products(x, weight.T, scales, None, y)
     setting.give((*shape[:-1], weight.shape[1]), y)
     return lambda q: finish((q.astype(np.float64) - x.zero) @ weight)
 
@@ -407,8 +419,8 @@ def _dense(setting: _Setting) -> Compute:
     rows = weight if columns else weight.T
     if rows.ndim != 2 or shape[1] != rows.shape[1]:
         raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {shape}")
-    y = setting.network.scaled(*setting.inputs[7:9])
-    finish = _products(setting, x, rows, scales, _bias(setting, 6, len(rows)), y)
+    y = setting.scale(7)
+    finish = _products(x, rows, scales, _bias(setting, 6, len(rows)), y)
     setting.give((shape[0], len(rows)), y)
     return lambda q: finish((q.astype(np.float64) - x.zero) @ rows.T)
 
@@ -422,6 +434,180 @@ def _largest(setting: _Setting) -> Compute:
     window = _window(setting, shape, size)
     setting.give((*shape[:2], *_after(shape, window)), x)
     return lambda q: _first(seen(_last(q), window, x.least).max(axis=3), len(q))
+
+
+@contributed("QLinearAveragePool")
+def _average(setting: _Setting) -> Compute:
+    """Floats are added row by row, divided by how many there are, and rounded as at an input."""
+    shape, x = setting.operand(0)
+    _, dilations, size, _, _, ceil, all_, last = setting.only(
+        **SHARED, ceil_mode=0, count_include_pad=0, channels_last=0
+    )
+    if ceil or last or size is None or any(d != 1 for d in dilations):
+        raise UnsupportedModel(
+            "ceil_mode, channels_last or dilations are given, or no kernel_shape"
+        )
+    window, y = _window(setting, shape, size), setting.scale(3)
+    ones = np.ones((1, *shape[2:], 1), dtype=np.float32)
+    inside = seen(ones, window).sum(axis=3)
+    counts = np.float32(math.prod(size)) if all_ else inside.astype(np.float32)
+    if not inside.all():
+        raise UnsupportedModel("a window lies beside its input")
+    setting.give((*shape[:2], *_after(shape, window)), y)
+    table = _floats(x)
+
+    def compute(q: Ints) -> Ints:
+        parts = seen(table[_last(q) - x.least], window)
+        total = np.zeros(parts.shape[:3] + parts.shape[4:], dtype=np.float32)
+        for place in range(parts.shape[3]):
+            total = total + parts[:, :, :, place]
+        return np.asarray(_first(_nearest(total / counts / np.float32(y.scale), y), len(q)))
+
+    return compute
+
+
+@contributed("QLinearGlobalAveragePool")
+def _global_average(setting: _Setting) -> Compute:
+    shape, x = setting.operand(0)
+    (last,) = setting.only(channels_last=0)
+    count, y = math.prod(shape[2:]), setting.scale(3)
+    if last or len(shape) != 4 or not 0 < count * x.reach < 2**24:
+        raise UnsupportedModel(f"an input of shape {shape}, or channels_last is given")
+    by = np.float32(x.scale) / (np.float32(y.scale) * np.float32(count))
+    setting.give((*shape[:2], 1, 1), y)
+
+    def compute(q: Ints) -> Ints:
+        total = (q - x.zero).sum(axis=(3, 4), keepdims=True)
+        return _rounded(total.astype(np.float32) * by, y)
+
+    return compute
+
+
+# Two operands ---------------------------------------------------------------------------------------------------
+
+
+def _two(setting: _Setting) -> tuple[Scaled, Scaled, Scaled]:
+    """Of both terms or factors and of the output; entries meet one by one."""
+    setting.only()
+    (shape, a), (other, b), y = setting.operand(0), setting.operand(3), setting.scale(6)
+    if shape != other or math.prod(shape) < 2:
+        raise UnsupportedModel(
+            f"operands of shapes {shape} and {other}: several entries, one by one, are known"
+        )
+    if len({(end.least, end.most) for end in (a, b, y)}) > 1:
+        raise UnsupportedModel("its operands and its output have different types")
+    setting.give(shape, y)
+    return a, b, y
+
+
+@contributed("QLinearAdd")
+def _sum(setting: _Setting) -> Compute:
+    """a (A / C) + (b (B / C) + rest), each step fused and rounded once."""
+    a, b, y = _two(setting)
+    by, other = (np.float32(end.scale) / np.float32(y.scale) for end in (a, b))
+    if not (FUSED[0] <= min(by, other) and max(by, other) < FUSED[1]):
+        raise UnsupportedModel(f"its scales have the quotients {by:g} and {other:g}")
+    # the term of both zero points; a compiler fuses the product of one of them with the sum
+    rest = np.float32(y.zero) - _fused(by, np.float32(a.zero), other * np.float32(b.zero))
+
+    def compute(p: Ints, q: Ints) -> Ints:
+        second = _fused(q.astype(np.float32), other, rest)
+        total = _fused(p.astype(np.float32), by, second)
+        return np.asarray(np.clip(np.rint(total), y.least, y.most).astype(np.int64))
+
+    return compute
+
+
+def _fused(a: Any, b: Any, c: Any) -> Any:
+    """a b + c, rounded once to 32 bits, for a of 8 bits and b within `FUSED`.
+
+    All three are multiples of 2^-35 and the sum is below 2^17: float64 holds it exactly.
+    """
+    total = np.asarray(a, dtype=np.float64) * np.asarray(b, dtype=np.float64) + np.float64(c)
+    return total.astype(np.float32)
+
+
+@contributed("QLinearMul")
+def _product(setting: _Setting) -> Compute:
+    a, b, y = _two(setting)
+    by = np.float32(a.scale) * np.float32(b.scale) / np.float32(y.scale)
+
+    def compute(p: Ints, q: Ints) -> Ints:
+        product = ((p - a.zero) * (q - b.zero)).astype(np.float32) * by + np.float32(y.zero)
+        return np.asarray(np.clip(np.rint(product), y.least, y.most).astype(np.int64))
+
+    return compute
+
+
+# Tables ---------------------------------------------------------------------------------------------------------
+
+
+def _floats(x: Scaled) -> Any:
+    """What its integers stand for, in float32."""
+    q = np.arange(x.least, x.most + 1)
+    return np.float32(x.scale) * (q - x.zero).astype(np.float32)
+
+
+def _nearest(steps: Any, y: Scaled) -> Ints:
+    """The zero point is added before they are rounded."""
+    total = np.clip(np.rint(steps + np.float32(y.zero)), y.least, y.most)
+    return np.asarray(total.astype(np.int64))
+
+
+def _rounded(steps: Any, y: Scaled) -> Ints:
+    """The zero point is added behind."""
+    held = np.clip(steps, np.float32(y.least - y.zero), np.float32(y.most - y.zero))
+    return np.asarray(np.rint(held).astype(np.int64) + y.zero)
+
+
+@contributed("QLinearLeakyRelu")
+def _leaky(setting: _Setting) -> Compute:
+    shape, x = setting.operand(0)
+    (slope,) = setting.only(alpha=0.01)
+    y, real = setting.scale(3), _floats(x)
+    table = _rounded(np.where(real >= 0, real, real * np.float32(slope)) / np.float32(y.scale), y)
+    setting.give(shape, y)
+    return lambda q: table[q - x.least]
+
+
+@own("Cut")
+def _cut(setting: _Setting) -> Compute:
+    """A relu or a clip between floats that integers stand for and are rounded to."""
+    shape, x = setting.operand(0)
+    low, high = setting.only(low=None, high=None)
+    y = setting.scale(3)
+    held = np.clip(_floats(x), np.float32(low), np.float32(high))
+    table = _rounded(held / np.float32(y.scale), y)
+    setting.give(shape, y)
+    return lambda q: table[q - x.least]
+
+
+@contributed("QLinearConcat")
+def _concatenate(setting: _Setting) -> Compute:
+    """Operands of another scale are looked up."""
+    (axis,) = setting.only(axis=None)
+    setting.inputs = _padded(setting.inputs, setting.count)
+    y, tables, shapes = setting.scale(0), [], []
+    for at in range(2, setting.count, 3):
+        shape, x = setting.operand(at)
+        shapes.append(shape)
+        same = np.arange(x.least, x.most + 1)
+        tables.append((x.least, same if x == y else _rounded(_floats(x) / np.float32(y.scale), y)))
+    rank = len(shapes[0]) if shapes else 0
+    if axis is None or not -rank <= axis < rank:
+        raise UnsupportedModel(f"axis {axis} of {rank}")
+    axis %= rank
+    rest = {(*shape[:axis], *shape[axis + 1 :]) for shape in shapes}
+    if len(rest) > 1 or any(len(shape) != rank for shape in shapes):
+        raise UnsupportedModel(f"operands of shapes {shapes}")
+    size = sum(shape[axis] for shape in shapes)
+    setting.give((*shapes[0][:axis], size, *shapes[0][axis + 1 :]), y)
+
+    def compute(*parts: Ints) -> Ints:
+        found = [table[q - least] for q, (least, table) in zip(parts, tables, strict=True)]
+        return np.concatenate(found, axis=axis + 1)
+
+    return compute
 
 
 # What only moves integers ---------------------------------------------------------------------------------------

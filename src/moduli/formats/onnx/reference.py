@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -207,55 +207,97 @@ def _widened(node: NodeProto) -> NodeProto:
 def run_model(model: Any, stored: Mapping[str, Any], feeds: Mapping[str, Any]) -> dict[str, Any]:
     """All outputs of a model for inputs by name, in float64 as `Evaluator` does it.
 
+    One node at a time: its stored tensors are widened when it runs, and a value that no later node reads
+    is let go, so that a large model takes little more memory than its numbers have already.
+
     Raises:
         CannotRun: the evaluator does not take the model, or fails on it.
     """
-    from onnx import helper, numpy_helper
-    from onnx.reference import ReferenceEvaluator
-
-    single = {
-        name
-        for node in model.graph.node
-        if node.op_type in ("Resize", "Upsample")
-        for name in node.input[1:]
+    nodes = list(model.graph.node)
+    unwidened = {
+        name for node in nodes if node.op_type in ("Resize", "Upsample") for name in node.input[1:]
     }
+    nodes = [n for n in nodes if n.op_type != "Constant" or n.output[0] not in stored]
     outputs = [value.name for value in model.graph.output]
-    kinds = helper.make_tensor_type_proto(DOUBLE, None)
-    arrays = {
-        name: np.asarray(array) if name in single else _wide(array)
-        for name, array in stored.items()
-    }
-    nodes = [
-        node if node.op_type == "Constant" and node.output[0] in single else _widened(node)
-        for node in model.graph.node
-        if not (node.op_type == "Constant" and node.output[0] in arrays)
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "reference",
-        [helper.make_tensor_value_info(name, DOUBLE, None) for name in feeds],
-        [helper.make_value_info(name, kinds) for name in outputs],
-        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
-    )
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    whole = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()]
-    )
-    for function in model.functions:
-        own = whole.functions.add()
-        own.CopyFrom(function)
-        del own.node[:]
-        own.node.extend(map(_widened, function.node))
-    wide = {
-        name: np.asarray(x)
-        if np.asarray(x).dtype.kind in "iub"
-        else np.asarray(x, dtype=np.float64)
-        for name, x in feeds.items()
-    }
-    try:
-        with np.errstate(all="ignore"):
-            evaluator = ReferenceEvaluator(whole, new_ops=list(mended(opsets.get("", 1))))
-            found = evaluator.run(outputs, wide)
-    except Exception as error:  # whatever the evaluator stumbles over
-        raise CannotRun(f"{type(error).__name__}: {error}") from None
-    return dict(zip(outputs, map(np.asarray, found), strict=True))
+    last = {name: k for k, node in enumerate(nodes) for name in (*node.input, *captured(node))}
+    last.update(dict.fromkeys(outputs, len(nodes)))
+    step = _Steps(model, unwidened)
+    held = {name: _wide(np.asarray(x)) for name, x in feeds.items()}
+
+    def value(name: str) -> Any:
+        if name in held:
+            return held[name]
+        if name not in stored:
+            raise CannotRun(f"{name!r} is given by nothing before it is read")
+        return np.asarray(stored[name]) if name in unwidened else _wide(stored[name])
+
+    for k, node in enumerate(nodes):
+        names = dict.fromkeys(name for name in (*node.input, *captured(node)) if name)
+        held.update(step(node, {name: value(name) for name in names}))
+        for name in names:
+            if last[name] == k:
+                held.pop(name, None)
+    return {name: np.asarray(value(name)) for name in outputs}
+
+
+class _Steps:
+    """Runs nodes of a model, each as a model of its own."""
+
+    def __init__(self, model: Any, unwidened: Collection[str]) -> None:
+        self.opsets = {entry.domain: entry.version for entry in model.opset_import}
+        self.mended = list(mended(self.opsets.get("", 1)))
+        self.unwidened, self.functions = unwidened, []
+        for function in model.functions:
+            own = type(function)()
+            own.CopyFrom(function)
+            del own.node[:]
+            own.node.extend(map(_widened, function.node))
+            self.functions.append(own)
+
+    def __call__(self, node: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What a node gives, by name.
+
+        Raises:
+            CannotRun: the evaluator does not take it, or fails.
+        """
+        from onnx import helper
+        from onnx.reference import ReferenceEvaluator
+
+        names = [name for name in node.output if name]
+        stays = node.op_type == "Constant" and names[0] in self.unwidened
+        graph = helper.make_graph(
+            [node if stays else _widened(node)],
+            "node",
+            [helper.make_tensor_value_info(name, DOUBLE, None) for name in given],
+            [
+                helper.make_value_info(name, helper.make_tensor_type_proto(DOUBLE, None))
+                for name in names
+            ],
+        )
+        model = helper.make_model(
+            graph,
+            opset_imports=[helper.make_opsetid(d, v) for d, v in self.opsets.items()],
+            functions=self.functions,
+        )
+        try:
+            with np.errstate(all="ignore"):
+                evaluator = ReferenceEvaluator(model, new_ops=self.mended)
+                return dict(zip(names, evaluator.run(names, dict(given)), strict=True))
+        except Exception as error:  # whatever the evaluator stumbles over
+            raise CannotRun(f"{type(error).__name__}: {error}") from None
+
+
+def captured(node: Any) -> list[str]:
+    """Names that the subgraphs of a node read from outside."""
+    found: list[str] = []
+    for attribute in node.attribute:
+        graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+        for graph in graphs:
+            own = {value.name for value in graph.input} | {t.name for t in graph.initializer}
+            own |= {name for inner in graph.node for name in inner.output}
+            for inner in graph.node:
+                found += [
+                    name for name in (*inner.input, *captured(inner)) if name and name not in own
+                ]
+            found += [value.name for value in graph.output if value.name not in own]
+    return list(dict.fromkeys(found))

@@ -19,7 +19,8 @@ from moduli.kernel.errors import UnsupportedModel
 from moduli.kernel.graph.model import GraphModel
 from moduli.kernel.graph.operators import Broadcast, Linear, Node, Reshape, Shape, Slicewise, Take
 
-from .graph_reader import GraphReader, captured, skeleton
+from .graph_reader import GraphReader, skeleton
+from .reference import captured
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
 TRIES = 4

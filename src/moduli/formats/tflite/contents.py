@@ -39,6 +39,14 @@ HELD = {
     INT8: "i1", FLOAT64: "<f8",
 }  # fmt: skip
 QUANTISED = (INT8, UINT8, INT16, INT32, INT64)  # the widest are biases
+INNER = {
+    "IF",
+    "WHILE",
+    "CALL",
+    "STABLEHLO_WHILE",
+    "STABLEHLO_COMPOSITE",
+    "DELEGATE",
+}  # they run others
 STATE = "keeps something from one call to the next, and the network is no function"
 
 
@@ -95,8 +103,10 @@ class Operator:
 class Contents:
     """A file as it was read.
 
+    Of several graphs the first is read, which is the one that an interpreter runs.
+
     Attributes:
-        tree: all its tables. where: how it is called in messages.
+        tree: all its tables. where: how it is called in messages. further: graphs behind the first.
 
     Raises:
         UnsupportedModel: it is damaged, or is no function of its inputs.
@@ -118,21 +128,30 @@ class Contents:
             raise UnsupportedModel(
                 f"{self.where}: schema version {self.tree.get('version', 0)}; 3 is understood"
             )
-        if len(graphs) != 1:
-            raise UnsupportedModel(
-                f"{self.where}: holds {len(graphs)} graphs (control flow: IF, WHILE, CALL_ONCE); "
-                "convert the model without control flow, or a part of it"
-            )
-        self.graph = graphs[0]
+        if not graphs:
+            raise Damaged("it holds no graph")
+        self.graph, self.further = graphs[0], len(graphs) - 1
         self.buffers = self.tree.get("buffers", [])
         self.tensors = [self._tensor(k, t) for k, t in enumerate(self.graph.get("tensors", []))]
         self.operators = [
             self._operator(k, o) for k, o in enumerate(self.graph.get("operators", []))
         ]
+        if self.further:
+            self._require_alone()
         self.inputs = self._places(self.graph, "inputs", "the graph")
         self.outputs = self._places(self.graph, "outputs", "the graph")
         if not self.outputs or min((*self.inputs, *self.outputs)) < 0:
             raise Damaged("the graph has no outputs, or leaves one out")
+
+    def _require_alone(self) -> None:
+        """Refuse operators of the first graph that may run another one."""
+        for operator, table in zip(self.operators, self.graph.get("operators", []), strict=True):
+            other = operator.custom or operator.kind.startswith("STABLEHLO_")
+            if other or operator.kind in INNER or "builtin_options_2" in table.fields:
+                raise UnsupportedModel(
+                    f"{self.where}: holds {self.further + 1} graphs, and {operator.place} may run another than "
+                    "the first; convert the model without control flow, or a part of it"
+                )
 
     def _places(self, table: Table, name: str, whose: str) -> tuple[int, ...]:
         found = tuple(int(k) for k in table.get(name, ()))

@@ -121,20 +121,32 @@ def _exp_near_zero(a: Ints) -> Ints:
     return EXP_EIGHTH + high_product(EXP_EIGHTH, x + shifted_right(terms, 1))
 
 
-def one_over_one_plus(a: Ints) -> Ints:
-    """1 / (1 + a) for a in [0, 1], all in units of 2^-31, by Newton's method."""
+def _two_over_one_plus(a: Ints) -> Ints:
+    """2 / (1 + a) in units of 2^-29 for a in [0, 1] in units of 2^-31, by Newton's method."""
     half = (a + ONE + 1) // 2  # of the denominator; the sum is positive
     x = FRACTION_48_17 + high_product(half, FRACTION_32_17)
     for _ in range(STEPS):
         gap = (1 << 29) - high_product(half, x)
         x = x + shifted_left(high_product(x, gap), 2)
-    return shifted_left(x, 1)
+    return x
+
+
+def one_over_one_plus(a: Ints) -> Ints:
+    """1 / (1 + a) for a in [0, 1], all in units of 2^-31."""
+    return shifted_left(_two_over_one_plus(a), 1)
 
 
 def logistic(a: Ints, whole: int) -> Ints:
     """1 / (1 + exp(-a)) in units of 2^-31."""
     upper = one_over_one_plus(exp_of_negative(-np.abs(a), whole))
     return np.where(a == 0, 1 << 30, np.where(a > 0, upper, ONE - upper))
+
+
+def tanh(a: Ints, whole: int) -> Ints:
+    """tanh(a) in units of 2^-31, as (1 - exp(-2 |a|)) / (1 + exp(-2 |a|)); whole up to 4."""
+    power = exp_of_negative(-np.abs(a), whole + 1)  # one more bit before the point: twice a
+    size = shifted_left(_two_over_one_plus(power) - (1 << 29), 2)
+    return np.where(a == 0, 0, np.sign(a) * size)
 
 
 class Reciprocal(NamedTuple):

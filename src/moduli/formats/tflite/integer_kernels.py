@@ -2,8 +2,9 @@
 
 There are two families of them. `MICRO` are those of TensorFlow Lite for Microcontrollers, as it is built
 without an optimised library: sums in 32 bits, a multiplier in fixed point for each channel, `fixed_point`
-for their rounding. `LITERT` are those of the interpreter (`BUILTIN_REF`), which differ in three places:
-dense layers multiply and round in float64, and the multipliers of MUL and RELU are worked out in float32.
+for their rounding. `LITERT` are those of the interpreter (`BUILTIN_REF`), which differ in four places:
+dense layers multiply and round in float64, the multipliers of MUL and RELU are worked out in float32, LOGISTIC
+and TANH are looked up in tables made in floats, and files of bytes without a sign (uint8) are computed too.
 Optimised kernels (XNNPACK, ruy, CMSIS-NN) may differ from both by one step, mostly where a number is close
 to half-way between two integers.
 
@@ -14,13 +15,22 @@ parameter without a rule here is refused by its name.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from moduli.common.integer_network import Array, IntegerInput, IntegerNetwork, Ints, scaled
+from moduli.common.integer_network import (
+    ORDINARY,
+    Array,
+    Compute,
+    IntegerInput,
+    IntegerNetwork,
+    IntegerOutput,
+    Ints,
+    Step,
+)
 from moduli.formats.integer_sums import (
     ACCUMULATED,
     Whole,
@@ -39,17 +49,17 @@ from .schema import ACTIVATIONS, FLOAT32, INT8, INT32, TYPES, UINT8
 
 LIMITS = {INT8: (-128, 127), UINT8: (0, 255)}
 SAME = 0
+PAIRS = ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM")
+MOST_MET = 4  # axes of two operands, for which kernels bring them to one shape
 ADDED_BITS = 20  # by which terms of a sum are shifted to the left before they are rounded
 WHOLE_BITS = 5  # before the point, of what a softmax takes the exponential of
 SUM_BITS = 12  # before the point, of the sum of these
-LOGISTIC_BITS = 4
-SHARES = (2.0**-8, -128)  # scale and zero point of shares, which kernels write alone
-ORDINARY = (2.0**-60, 2.0**60)  # scales between these: no float on the way is subnormal or infinite
+FUNCTION_BITS = 4  # before the point, of what LOGISTIC and TANH are taken of
+SHARES = {INT8: (2.0**-8, -128), UINT8: (2.0**-8, 0)}  # scale and zero point that softmax writes
+TABLE_ERROR = 2.0**-21  # relative, of an entry before it is rounded: four units in the last place
 
-Compute = Callable[..., Any]  # arrays of the operands -> an array
-Rescale = Callable[
-    [Ints], Ints
-]  # by real numbers, one for each index of the last axis, and rounded
+# by real numbers, one for each index of the last axis, and rounded
+Rescale = Callable[[Ints], Ints]
 Handler = Callable[["_Setting"], Compute]
 HANDLERS: dict[str, Handler] = {}
 handles = registrar(HANDLERS)
@@ -58,12 +68,6 @@ RULES = {
     MICRO: "the reference kernels of TensorFlow Lite for Microcontrollers",
     LITERT: "the reference kernels of LiteRT",
 }
-
-
-class _Step(NamedTuple):
-    compute: Compute
-    inputs: tuple[int, ...]
-    output: int
 
 
 class ReferenceKernels(IntegerNetwork):
@@ -81,32 +85,22 @@ class ReferenceKernels(IntegerNetwork):
         self.rules = RULES[kernels]
         self.where = contents.where
         self.alias: dict[int, int] = {}  # floats at the ends, and the integers that they stand for
-        self.steps: list[_Step] = []
         ends = {k: self._end(k) for k in contents.inputs}
         self.given = {end.name: self.alias.get(k, k) for k, end in ends.items()}
         self.inputs = tuple(ends.values())
-        self.results = tuple(self._result(k) for k in contents.outputs)
-        self.outputs = tuple(contents.tensors[k].name for k in contents.outputs)
+        self.outputs = tuple(map(self._output, contents.outputs))
         self.widest = max(math.prod(t.shape) for t in contents.tensors if t.array is None)
+        self.steps = []
         known = {*self.given.values()}
         for operator in contents.operators:
             if self._at_the_ends(operator):
                 continue
             self.steps.append(self._step(operator, known))
             known.add(operator.outputs[0])
-
-    def run(self, feeds: Mapping[str, Ints]) -> Sequence[Array]:
-        held: dict[int, Any] = {index: feeds[name] for name, index in self.given.items()}
-        for step in self.steps:
-            held[step.output] = step.compute(*(held[k] for k in step.inputs))
-        found = []
-        for index in self.contents.outputs:
-            q = self.alias.get(index, index)
-            tensor = self.contents.tensors[q]
-            scale, zero = _single(tensor, "an output")
-            value = scaled(held[q], scale, zero)
-            found.append(_float32(value) if q != index else value)
-        return found
+        for end in self.outputs:
+            if end.key not in known:
+                name = contents.tensors[end.key].name
+                raise self.refused(f"output {name!r} is stored, or nothing gives it")
 
     # Ends
 
@@ -130,7 +124,7 @@ class ReferenceKernels(IntegerNetwork):
         name = self.contents.tensors[index].name
         return IntegerInput(name, tensor.shape, scale, zero, least, most, floating)
 
-    def _result(self, index: int) -> int:
+    def _output(self, index: int) -> IntegerOutput:
         """The integers that an output is, or is scaled from."""
         tensor = self.contents.tensors[index]
         if tensor.type == FLOAT32:
@@ -140,8 +134,7 @@ class ReferenceKernels(IntegerNetwork):
                 raise self.refused(f"output {tensor.name!r} is computed in floats")
             self.alias[index] = makers[0].inputs[0]
             tensor = self.contents.tensors[self.alias[index]]
-        self._quantised(tensor)
-        return tensor.index
+        return IntegerOutput(tensor.index, *self._quantised(tensor), tensor.index != index)
 
     def _quantised(self, tensor: Tensor) -> tuple[float, int]:
         if tensor.type not in LIMITS or not tensor.quantised:
@@ -151,10 +144,7 @@ class ReferenceKernels(IntegerNetwork):
             )
         return _single(tensor, repr(tensor.name))
 
-    def refused(self, why: str) -> UnsupportedModel:
-        return UnsupportedModel(f"{self.where}: not computed in integers alone here: {why}")
-
-    def _step(self, operator: Operator, known: set[int]) -> _Step:
+    def _step(self, operator: Operator, known: set[int]) -> Step:
         handler = None if operator.custom else HANDLERS.get(operator.kind)
         if handler is None:
             raise self.refused(f"{operator.place} has no rule")
@@ -165,12 +155,18 @@ class ReferenceKernels(IntegerNetwork):
             compute = handler(setting)
         except UnsupportedModel as error:
             raise self.refused(f"{operator.place}: {error}") from None
-        reads = tuple(k for k in setting.reads)
+        reads = tuple(setting.reads)
         unknown = [k for k in reads if k not in known]
         if unknown:
             name = self.contents.tensors[unknown[0]].name
             raise self.refused(f"{operator.place} reads {name!r}, which nothing before it gives")
-        return _Step(compute, reads, operator.outputs[0])
+        both = operator.inputs[:2] if operator.kind in PAIRS else ()
+        types = {self.contents.tensors[k].type for k in (*reads, *both, *operator.outputs)}
+        if len(types) > 1 and operator.kind != "QUANTIZE":
+            raise self.refused(
+                f"{operator.place}: its operands and its output have different types"
+            )
+        return Step(compute, reads, operator.outputs[0])
 
 
 def _single(tensor: Tensor, what: str) -> tuple[float, int]:
@@ -183,47 +179,57 @@ def _single(tensor: Tensor, what: str) -> tuple[float, int]:
     return scale, int(tensor.zero[0])
 
 
-def _float32(x: Any) -> Array:
-    """Rounded once to 32 bits, as DEQUANTIZE writes it."""
-    return np.asarray(x, dtype=np.float32).astype(np.float64)
-
-
 class _Setting:
     """An operator and its tensors.
 
     Attributes:
+        kinds: types that kernels which compute take; those that move numbers take `LIMITS`.
         reads: the tensors that are computed, in the order in which `compute` takes them.
     """
 
     def __init__(self, network: ReferenceKernels, operator: Operator) -> None:
         self.operator, self.options = operator, operator.options
         self.micro = network.kernels == MICRO
+        self.kinds: tuple[int, ...] = (INT8,) if self.micro else (INT8, UINT8)
         self.tensors = network.contents.tensors
         self.reads: list[int] = []
 
-    def computed(self, slot: int, kinds: Sequence[int] = (INT8,)) -> tuple[Tensor, float, int]:
+    def given(self, slot: int) -> Tensor:
+        """An operand, which is not left out."""
+        if slot >= len(self.operator.inputs) or self.operator.inputs[slot] < 0:
+            raise UnsupportedModel(f"operand {slot} is left out")
+        return self.tensors[self.operator.inputs[slot]]
+
+    def computed(self, slot: int, kinds: Iterable[int] | None = None) -> tuple[Tensor, float, int]:
         """A computed operand, its scale and its zero point."""
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is not None:
             raise UnsupportedModel(f"operand {slot} is stored")
         self.reads.append(tensor.index)
         return self.checked(tensor, kinds)
 
-    def output(self, kinds: Sequence[int] = (INT8,)) -> tuple[Tensor, float, int]:
+    def operand(self, slot: int) -> tuple[Tensor, float, int]:
+        """A computed operand, or a stored one of integers with one scale."""
+        tensor = self.given(slot)
+        return self.computed(slot) if tensor.array is None else self.checked(tensor)
+
+    def output(self, kinds: Iterable[int] | None = None) -> tuple[Tensor, float, int]:
         return self.checked(self.tensors[self.operator.outputs[0]], kinds)
 
-    def checked(self, tensor: Tensor, kinds: Sequence[int]) -> tuple[Tensor, float, int]:
-        if tensor.type not in kinds or not tensor.quantised:
-            raise UnsupportedModel(
-                f"{tensor.name!r} is of type {TYPES.get(tensor.type, tensor.type)}, without a rule here"
-            )
+    def checked(
+        self, tensor: Tensor, kinds: Iterable[int] | None = None
+    ) -> tuple[Tensor, float, int]:
+        if tensor.type not in (kinds or self.kinds) or not tensor.quantised:
+            way = "; kernels='litert' has one" if self.micro and tensor.type == UINT8 else ""
+            kind = TYPES.get(tensor.type, tensor.type)
+            raise UnsupportedModel(f"{tensor.name!r} is of type {kind}, without a rule here{way}")
         return (tensor, *_single(tensor, repr(tensor.name)))
 
     def stored(self, slot: int, kind: int) -> Tensor | None:
         """A stored operand; None where it is left out."""
         if slot >= len(self.operator.inputs) or self.operator.inputs[slot] < 0:
             return None
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is None or tensor.type != kind:
             raise UnsupportedModel(
                 f"operand {slot} is computed, or of type {TYPES.get(tensor.type, tensor.type)}"
@@ -231,7 +237,7 @@ class _Setting:
         return tensor
 
     def integers(self, slot: int) -> list[int]:
-        tensor = self.tensors[self.operator.inputs[slot]]
+        tensor = self.given(slot)
         if tensor.array is None or tensor.array.dtype.kind not in "iu":
             raise UnsupportedModel(f"operand {slot} is computed")
         return [int(n) for n in tensor.array.ravel()]
@@ -267,14 +273,21 @@ def _require_room(sizes: Any, by: Multiplier) -> None:
         raise UnsupportedModel("a sum that is shifted to the left may leave 32 bits")
 
 
-def _weights(setting: _Setting, axis: int, offset: bool) -> tuple[Whole, Array]:
-    """Stored weights less their zero point, and a scale for each index along an axis."""
-    weight = setting.stored(1, INT8)
+def _weights(setting: _Setting, axis: int, x: Tensor, offset: bool) -> tuple[Whole, Array]:
+    """Stored weights less their zero point, and a scale for each index along an axis.
+
+    Args:
+        x: what they meet, whose type they have. offset: whether int8 may have a zero point.
+    """
+    weight = setting.stored(1, x.type)
     if weight is None or weight.array is None or weight.scale is None or weight.zero is None:
         raise UnsupportedModel("its weights have no scale")
     if len(weight.scale) > 1 and weight.axis != axis:
         raise UnsupportedModel(f"its weights have scales along axis {weight.axis}")
-    if weight.zero.any() and not (offset and len(weight.scale) == 1):
+    one = len(weight.scale) == 1
+    if x.type == UINT8 and not one:
+        raise UnsupportedModel("bytes without a sign have several scales")
+    if weight.zero.any() and not (one and (offset or x.type == UINT8)):
         raise UnsupportedModel("its weights have a zero point, which the kernel does not read")
     scales = np.broadcast_to(weight.scale.astype(np.float64), (weight.array.shape[axis],))
     if not ((scales > ORDINARY[0]) & (scales < ORDINARY[1])).all():
@@ -299,13 +312,16 @@ def _reach(tensor: Tensor, zero: int) -> int:
 
 def _of_sums(setting: _Setting, weight: Whole, scales: Array, x: Tensor) -> Compute:
     """What is done with sums of products with `weight` ``[units, ...]``: the bias, and rounding."""
-    _, x_scale, x_zero = setting.checked(x, (INT8,))
+    _, x_scale, x_zero = setting.checked(x)
     _, y_scale, y_zero = setting.output()
     bias = _bias(setting, len(weight))
     sizes = largest_sums(weight, _reach(x, x_zero), bias, "its sums")
     low, high = setting.ends(y_scale, y_zero)
     real = x_scale * scales / y_scale
-    if setting.operator.kind == "FULLY_CONNECTED" and not setting.micro:
+    dense = setting.operator.kind == "FULLY_CONNECTED"
+    if x.type == UINT8 and not dense:  # the product of both scales is rounded to 32 bits
+        real = (np.float32(x_scale) * scales.astype(np.float32)).astype(np.float64) / y_scale
+    if dense and not setting.micro:
         if not (sizes * real).max(initial=0.0) < 2.0**31 - 2**9:
             raise UnsupportedModel("a sum times its scale may leave 32 bits")
         rescale = _in_float64(real)
@@ -360,7 +376,7 @@ def _unflat(y: Any, x: Any) -> Any:
 def _convolution(setting: _Setting) -> Compute:
     x, _, zero = setting.computed(0)
     deep = setting.operator.kind == "DEPTHWISE_CONV_2D"
-    weight, scales = _weights(setting, 3 if deep else 0, offset=False)
+    weight, scales = _weights(setting, 3 if deep else 0, x, offset=False)
     if weight.ndim != 4 or len(x.shape) != 4:
         raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {x.shape}")
     if deep:
@@ -391,7 +407,7 @@ def _dense(setting: _Setting) -> Compute:
     x, _, zero = setting.computed(0)
     if setting.options.get("weights_format", 0):
         raise UnsupportedModel("its weights are shuffled")
-    weight, scales = _weights(setting, 0, offset=not setting.micro)
+    weight, scales = _weights(setting, 0, x, offset=not setting.micro)
     y = setting.tensors[setting.operator.outputs[0]]
     inputs = weight.shape[-1]
     if weight.ndim != 2 or not inputs or math.prod(x.shape) % inputs:
@@ -410,9 +426,7 @@ def _dense(setting: _Setting) -> Compute:
 @handles("ADD", "SUB")
 def _sum(setting: _Setting) -> Compute:
     """Both terms are scaled to twice the larger step, in 20 more bits, and the sum to the output."""
-    _, a_scale, a_zero = setting.computed(0)
-    _, b_scale, b_zero = setting.computed(1)
-    _require_alike(setting)
+    (_, a_scale, a_zero), (_, b_scale, b_zero) = (setting.operand(slot) for slot in (0, 1))
     _, y_scale, y_zero = setting.output()
     twice = 2.0 * max(a_scale, b_scale)
     back = twice / (2.0**ADDED_BITS * y_scale)
@@ -429,20 +443,35 @@ def _sum(setting: _Setting) -> Compute:
         right = fixed_point.times((b - b_zero) << ADDED_BITS, second)
         return np.clip(fixed_point.times(left + sign * right, last) + y_zero, low, high)
 
-    return compute
+    return _met(setting, compute)
 
 
-def _require_alike(setting: _Setting) -> None:
-    a, b = (setting.tensors[k].shape for k in setting.reads)
-    if a != b:
-        raise UnsupportedModel(f"operands of shapes {a} and {b}")
+def _met(setting: _Setting, compute: Compute) -> Compute:
+    """The same of both operands, brought to one shape; one of them may be stored."""
+    tensors = [setting.tensors[k] for k in setting.operator.inputs[:2]]
+    shape = setting.tensors[setting.operator.outputs[0]].shape
+    shapes = [tensor.shape for tensor in tensors]
+    try:
+        fits = np.broadcast_shapes(*shapes) == shape and len(shape) <= MOST_MET
+    except ValueError:
+        fits = False
+    if not fits or not setting.reads:
+        raise UnsupportedModel(f"operands of shapes {shapes[0]} and {shapes[1]} give {shape}")
+    stored = [None if t.array is None else t.array.astype(np.int64)[None] for t in tensors]
+
+    def wide(*given: Ints) -> Ints:
+        left = iter(given)
+        parts = [next(left) if part is None else part for part in stored]
+        ones = [(1,) * (len(shape) - len(own)) for own in shapes]  # axes in front
+        parts = [q.reshape(len(q), *n, *q.shape[1:]) for q, n in zip(parts, ones, strict=True)]
+        return np.asarray(compute(*parts))
+
+    return wide
 
 
 @handles("MUL")
 def _product(setting: _Setting) -> Compute:
-    a, a_scale, a_zero = setting.computed(0)
-    b, b_scale, b_zero = setting.computed(1)
-    _require_alike(setting)
+    (a, a_scale, a_zero), (b, b_scale, b_zero) = (setting.operand(slot) for slot in (0, 1))
     _, y_scale, y_zero = setting.output()
     ratio = a_scale * b_scale / y_scale
     if not setting.micro:
@@ -455,19 +484,25 @@ def _product(setting: _Setting) -> Compute:
         product = (a - a_zero) * (b - b_zero)
         return np.clip(fixed_point.times(product, by) + y_zero, low, high)
 
-    return compute
+    return _met(setting, compute)
+
+
+@handles("MAXIMUM", "MINIMUM")
+def _extreme(setting: _Setting) -> Compute:
+    ends = {setting.operand(slot)[1:] for slot in (0, 1)} | {setting.output()[1:]}
+    if len(ends) > 1:
+        raise UnsupportedModel("its operands and its output have different scales")
+    return _met(setting, np.maximum if setting.operator.kind == "MAXIMUM" else np.minimum)
 
 
 # One scale for another ------------------------------------------------------------------------------------------
 
 
-def _rescaled(
-    setting: _Setting, kinds: Sequence[int], ratio: float, ends: tuple[int, int]
-) -> Compute:
+def _rescaled(setting: _Setting, ratio: float, ends: tuple[int, int]) -> Compute:
     """From one scale and zero point to another."""
     x = setting.tensors[setting.reads[0]]
-    _, _, x_zero = setting.checked(x, kinds)
-    _, _, y_zero = setting.output(kinds)
+    _, _, x_zero = setting.checked(x, LIMITS)
+    _, _, y_zero = setting.output(LIMITS)
     by = fixed_point.multiplier(ratio)
     _require_room(_reach(x, x_zero), by)
 
@@ -479,10 +514,9 @@ def _rescaled(
 
 @handles("QUANTIZE")
 def _requantise(setting: _Setting) -> Compute:
-    kinds = (INT8, UINT8)
-    _, x_scale, _ = setting.computed(0, kinds)
-    _, y_scale, y_zero = setting.output(kinds)
-    return _rescaled(setting, kinds, x_scale / y_scale, setting.ends(y_scale, y_zero, 0))
+    _, x_scale, _ = setting.computed(0, LIMITS)
+    _, y_scale, y_zero = setting.output(LIMITS)
+    return _rescaled(setting, x_scale / y_scale, setting.ends(y_scale, y_zero, 0))
 
 
 @handles("RELU", "RELU6", "RELU_N1_TO_1")
@@ -494,7 +528,30 @@ def _relu(setting: _Setting) -> Compute:
         raise UnsupportedModel("its input and its output have different scales")
     ratio = x_scale / y_scale if setting.micro else float(np.float32(x_scale) / np.float32(y_scale))
     code = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}[kind]
-    return _rescaled(setting, (INT8,), ratio, setting.ends(y_scale, y_zero, code))
+    return _rescaled(setting, ratio, setting.ends(y_scale, y_zero, code))
+
+
+@handles("LEAKY_RELU")
+def _leaky(setting: _Setting) -> Compute:
+    """Multipliers are worked out in float32, in both families."""
+    x, x_scale, x_zero = setting.computed(0)
+    y, y_scale, y_zero = setting.output()
+    slope = np.float32(setting.options.get("alpha", 0.0))
+    step = np.float32(x_scale)
+    ratios = float(step / np.float32(y_scale)), float(step * slope / np.float32(y_scale))
+    if not 0 <= ratios[1] < ORDINARY[1]:
+        raise UnsupportedModel(f"its slope is {slope:g}")
+    above, below = map(fixed_point.multiplier, ratios)
+    for by in (above, below):
+        _require_room(_reach(x, x_zero), by)
+    low, high = LIMITS[y.type]
+
+    def compute(q: Ints) -> Ints:
+        real = q - x_zero
+        found = np.where(real >= 0, fixed_point.times(real, above), fixed_point.times(real, below))
+        return np.asarray(np.clip(found + y_zero, low, high))
+
+    return compute
 
 
 # Pools ----------------------------------------------------------------------------------------------------------
@@ -502,11 +559,10 @@ def _relu(setting: _Setting) -> Compute:
 
 def _kept(setting: _Setting, slots: Sequence[int] = (0,)) -> tuple[float, int]:
     """The scale and zero point that operands and output share."""
-    said = {setting.computed(slot, (INT8, UINT8))[1:] for slot in slots}
-    said.add(setting.output((INT8, UINT8))[1:])
-    kinds = {setting.tensors[k].type for k in (*setting.reads, setting.operator.outputs[0])}
-    if len(said) > 1 or len(kinds) > 1:
-        raise UnsupportedModel("its operands and its output have different scales or types")
+    said = {setting.computed(slot, LIMITS)[1:] for slot in slots}
+    said.add(setting.output(LIMITS)[1:])
+    if len(said) > 1:
+        raise UnsupportedModel("its operands and its output have different scales")
     return said.pop()
 
 
@@ -515,7 +571,7 @@ def _pool(setting: _Setting) -> Compute:
     """Averages are rounded, halves away from zero; integers beyond the border are not counted."""
     scale, zero = _kept(setting)
     low, high = setting.ends(scale, zero)
-    x = setting.tensors[setting.reads[0]]
+    x, *_ = setting.checked(setting.tensors[setting.reads[0]])
     options = setting.options
     size = options.get("filter_height", 0), options.get("filter_width", 0)
     window = _window(setting, size, x.shape)
@@ -530,6 +586,33 @@ def _pool(setting: _Setting) -> Compute:
             total = parts.sum(axis=3)
             found = np.sign(total) * ((np.abs(total) + counts // 2) // counts)
         return np.asarray(np.clip(_unflat(found, q), low, high))
+
+    return compute
+
+
+@handles("MEAN")
+def _mean(setting: _Setting) -> Compute:
+    """The multiplier is divided by how many numbers are added, with as many bits as that leaves it."""
+    x, x_scale, x_zero = setting.computed(0)
+    y, y_scale, y_zero = setting.output()
+    rank = len(x.shape)
+    axes = setting.integers(1)
+    if not rank or any(not -rank <= axis < rank for axis in axes):
+        raise UnsupportedModel(f"axes {axes} of {rank}")
+    axes = sorted({axis % rank for axis in axes})
+    count = math.prod(x.shape[axis] for axis in axes)
+    if not axes or count < 1 or math.prod(y.shape) * count != math.prod(x.shape):
+        raise UnsupportedModel(f"it makes shape {y.shape} of {x.shape} along {axes}")
+    whole = fixed_point.multiplier(x_scale / y_scale)
+    bits = min(count.bit_length() - 1, 31 + whole.shift)
+    by = Multiplier((whole.mantissa << bits) // count, whole.shift - bits)
+    _require_room(_reach(x, x_zero) * count, by)
+    low, high = LIMITS[y.type]
+
+    def compute(q: Ints) -> Ints:
+        total = (q - x_zero).sum(axis=tuple(axis + 1 for axis in axes))
+        found = np.clip(fixed_point.times(total, by) + y_zero, low, high)
+        return np.asarray(found.reshape(len(q), *y.shape))
 
     return compute
 
@@ -581,16 +664,20 @@ def _concatenate(setting: _Setting) -> Compute:
 # Functions ------------------------------------------------------------------------------------------------------
 
 
-def _require_shares(setting: _Setting) -> None:
-    _, scale, zero = setting.output()
-    if (scale, zero) != SHARES:
-        raise UnsupportedModel(f"its output has the scale {scale:g} and the zero point {zero}")
+def _require_output(setting: _Setting, scale: float, zero: int) -> None:
+    """Refuse another scale and zero point than the one that a kernel writes."""
+    found = setting.output()[1:]
+    if found != (scale, zero):
+        raise UnsupportedModel(
+            f"its output has the scale {found[0]:g} and the zero point {found[1]}"
+        )
 
 
 @handles("SOFTMAX")
 def _softmax(setting: _Setting) -> Compute:
-    _, scale, _ = setting.computed(0)
-    _require_shares(setting)
+    x, scale, _ = setting.computed(0)
+    _require_output(setting, *SHARES[x.type])
+    low, high = LIMITS[x.type]
     beta = float(setting.options.get("beta", 0.0))
     steep = min(beta * scale * 2.0 ** (31 - WHOLE_BITS), float(fixed_point.LARGEST))
     if not steep > 1:
@@ -606,30 +693,68 @@ def _softmax(setting: _Setting) -> Compute:
         total = fixed_point.shifted_right(powers, SUM_BITS).sum(axis=-1, keepdims=True)
         inverse = fixed_point.reciprocal(total, SUM_BITS)
         shares = fixed_point.high_product(powers, inverse.scale)
-        found = fixed_point.shifted_right(shares, inverse.over + 31 - 8) - 128
-        return np.where(near, np.clip(found, -128, 127), -128)
+        found = fixed_point.shifted_right(shares, inverse.over + 31 - 8) + low
+        return np.where(near, np.clip(found, low, high), low)
 
     return compute
 
 
-@handles("LOGISTIC")
-def _logistic(setting: _Setting) -> Compute:
+@handles("LOGISTIC", "TANH")
+def _function(setting: _Setting) -> Compute:
+    logistic = setting.operator.kind == "LOGISTIC"
+    x, scale, zero = setting.computed(0)
+    least, most = LIMITS[x.type]
+    _require_output(setting, *((2.0**-8, least) if logistic else (2.0**-7, least + 128)))
     if not setting.micro:
-        raise UnsupportedModel(
-            "the interpreter looks it up in a table that it makes in floats, by the exponential of its machine"
-        )
-    _, scale, zero = setting.computed(0)
-    _require_shares(setting)
-    by = fixed_point.multiplier(scale * 2.0 ** (31 - LOGISTIC_BITS))
+        return _table(setting, _logistic if logistic else np.tanh)
+    by = fixed_point.multiplier(scale * 2.0 ** (31 - FUNCTION_BITS))
     if by.shift < 0:
         raise UnsupportedModel(f"its input has the scale {scale:g}")
-    far = fixed_point.radius(LOGISTIC_BITS, by.shift)
+    far = fixed_point.radius(FUNCTION_BITS, by.shift)
 
     def compute(q: Ints) -> Ints:
         x = q - zero
         near = np.abs(x) < far
         inside = fixed_point.times(np.where(near, x, 0), by)
-        found = fixed_point.shifted_right(fixed_point.logistic(inside, LOGISTIC_BITS), 23) - 128
-        return np.where(near, np.clip(found, -128, 127), np.where(x > 0, 127, -128))
+        if logistic:
+            raw = fixed_point.logistic(inside, FUNCTION_BITS)
+            found = fixed_point.shifted_right(raw, 31 - 8) + least
+        else:
+            found = fixed_point.shifted_right(fixed_point.tanh(inside, FUNCTION_BITS), 31 - 7)
+        return np.where(near, np.clip(found, least, most), np.where(x > 0, most, least))
 
     return compute
+
+
+def _logistic(x: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+def _table(setting: _Setting, function: Callable[[Array], Array]) -> Compute:
+    """What the interpreter looks up: f(scale (q - zero)) in float32, times the inverse of a scale, rounded.
+
+    Its function is that of a C library, of which only a bound of its error is known: a table is refused
+    where that leaves an entry open.
+    """
+    x, x_scale, x_zero = setting.checked(setting.tensors[setting.reads[0]])
+    y, y_scale, y_zero = setting.output()
+    least, most = LIMITS[x.type]
+    q = np.arange(least, most + 1)
+    real = (np.float32(x_scale) * (q - x_zero).astype(np.float32)).astype(np.float64)
+    inverse = float(np.float32(1.0) / np.float32(y_scale))
+    with np.errstate(over="ignore"):  # of exp: the logistic function is 0 there
+        scaled = function(real) * inverse
+    ends = [_rounded(scaled * (1.0 + off)) for off in (-TABLE_ERROR, TABLE_ERROR)]
+    entries, others = (np.clip(end + y_zero, *LIMITS[y.type]) for end in ends)
+    if (entries != others).any():
+        k = int(np.flatnonzero(entries != others)[0])
+        raise UnsupportedModel(
+            f"the interpreter's table is made in floats, and its entry for {q[k]} is too close to half-way"
+        )
+    whole = entries.astype(np.int64)
+    return lambda x: np.asarray(whole[x - least])
+
+
+def _rounded(x: Array) -> Array:
+    """To the nearest integer, of halves the one away from zero; sizes are far below 2^52."""
+    return np.asarray(np.sign(x) * np.floor(np.abs(x) + 0.5))

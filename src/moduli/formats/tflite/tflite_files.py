@@ -59,6 +59,11 @@ class TfliteSource(Source):
     def _own_notes(self) -> list[str]:
         contents = self.translation.contents
         found = [NOTES.get(note, note) for note in self.translation.notes]
+        if contents.further:
+            found.append(
+                f"of {contents.further + 1} graphs the first is read, which is the one that is run; "
+                "a smaller one is not written"
+            )
         for index in contents.inputs:
             table = contents.graph.get("tensors")[index]
             if any(int(n) == -1 for n in table.get("shape_signature", ())):
@@ -83,6 +88,8 @@ class TfliteSource(Source):
         return self.onnx.values(feeds, wanted)
 
     def rewritten(self, wanted: GraphModel, renamed: Mapping[str, str]) -> Graph:
+        if self.translation.contents.further:
+            raise NotWritable(f"{self.where} holds further graphs, which share its tensors", ())
         smaller = self.onnx.rewritten(wanted, renamed).source
         assert isinstance(smaller, OnnxSource)
         try:

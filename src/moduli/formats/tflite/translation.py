@@ -18,7 +18,7 @@ import numpy as np
 
 from moduli.kernel.errors import UnsupportedModel
 
-from .contents import STATE, Array, Contents, Operator, Tensor
+from .contents import INNER, STATE, Array, Contents, Operator, Tensor
 from .schema import BOOL, FLOAT16, FLOAT32, FLOAT64, INT8, INT16, INT32, INT64, TYPES, UINT8
 
 CHANNELS_FIRST = (0, 3, 1, 2)
@@ -34,7 +34,6 @@ RECALLING = {
     "UNIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM",
     "RANDOM_UNIFORM", "RANDOM_STANDARD_NORMAL", "MULTINOMIAL", "STABLEHLO_RNG_BIT_GENERATOR",
 }  # fmt: skip
-INNER = {"IF", "WHILE", "CALL", "STABLEHLO_WHILE", "STABLEHLO_COMPOSITE", "DELEGATE"}
 
 
 class NotExact(Exception):

@@ -77,12 +77,8 @@ class Region:
             )
         try:
             return verify(
-                net,
-                self.box,
-                self.tree,
-                [np.array(s, dtype=np.int8) for s in self.signs],
-                self.cases,
-            )
+                net, self.box, self.tree, [np.array(s, dtype=np.int8) for s in self.signs], self.cases,
+            )  # fmt: skip
         except ShapeError as error:
             raise CertificateRejected(f"the box of the certificate: {error}") from None
 

@@ -104,11 +104,8 @@ def unproved(net: Network, box: Box, tree: Sequence[int], claims: Sequence[Signs
     )
     failed = np.full(len(wanted), -1, dtype=np.intp)
     nodes, low, high, need = (
-        np.zeros(1, dtype=np.intp),
-        whole.low[None],
-        whole.high[None],
-        (wanted != 0)[None],
-    )
+        np.zeros(1, dtype=np.intp), whole.low[None], whole.high[None], (wanted != 0)[None],
+    )  # fmt: skip
     split = np.array(tree, dtype=np.intp)
     while len(nodes):
         for block in blocks_of(len(nodes), max(net.widths)):

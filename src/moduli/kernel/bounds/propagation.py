@@ -39,15 +39,7 @@ from moduli.kernel.errors import ShapeError
 from moduli.kernel.exact_numbers import class_keys, two_product, two_sum, up
 from moduli.kernel.network import Layer
 
-from .relaxations import (
-    Relaxation,
-    add_up,
-    between,
-    relaxation,
-    relaxation_of_kink,
-    slopes,
-    within,
-)
+from .relaxations import Relaxation, add_up, between, relaxation, relaxation_of_kink, slopes, within
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]
@@ -251,17 +243,9 @@ class Propagation:
     """
 
     def __init__(
-        self,
-        maps: Sequence[Affine],
-        relax: Relax,
-        low: Array,
-        high: Array,
-        *,
-        linear: bool = True,
-        lazy: bool = False,
-        known: Bounds | None = None,
-        units: Sequence[Mask] | None = None,
-    ) -> None:
+        self, maps: Sequence[Affine], relax: Relax, low: Array, high: Array, *, linear: bool = True,
+        lazy: bool = False, known: Bounds | None = None, units: Sequence[Mask] | None = None,
+    ) -> None:  # fmt: skip
         arithmetic.require()  # here, because worker processes begin here too
         self.maps, self.low, self.high = maps, low, high
         self.bounds: Bounds = []
@@ -329,15 +313,9 @@ class Propagation:
         return top, last
 
     def upper(
-        self,
-        l: int,
-        a: Array,
-        c: Array,
-        owner: Ints,
-        choices: Choices | None = None,
-        *,
+        self, l: int, a: Array, c: Array, owner: Ints, choices: Choices | None = None, *,
         careful: bool = False,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Upper bounds over the boxes `owner` of a . h + c, h the input of map l; and the last
         rows, about the inputs.
 
@@ -467,14 +445,9 @@ def blocks_of(count: int, widest: int) -> list[slice]:
 
 
 def propagate(
-    layers: Sequence[Layer],
-    low: Array,
-    high: Array,
-    *,
-    linear: bool = True,
-    lazy: bool = False,
+    layers: Sequence[Layer], low: Array, high: Array, *, linear: bool = True, lazy: bool = False,
     units: Sequence[Mask] | None = None,
-) -> Propagation:
+) -> Propagation:  # fmt: skip
     """Bounds of the pre-activations of `layers`; see `Propagation`."""
     relax = partial(_relaxed, layers)
     return Propagation(
@@ -522,14 +495,9 @@ def _batched(
 
 
 def difference(
-    a: Sequence[Layer],
-    b: Sequence[Layer],
-    low: Batch,
-    high: Batch,
-    *,
-    relax: bool = True,
+    a: Sequence[Layer], b: Sequence[Layer], low: Batch, high: Batch, *, relax: bool = True,
     lazy: bool = False,
-) -> Bounds:
+) -> Bounds:  # fmt: skip
     """Bounds of z_a - z_b, the pre-activations of two networks of one architecture, layer by layer.
 
     With h = s(z): z_a - z_b = W_a (h_a - h_b) + (W_a - W_b) h_b + (b_a - b_b), and h_a - h_b is z_a
@@ -561,12 +529,9 @@ def _difference(
 
 @np.errstate(all="ignore")
 def difference_within(
-    a: Sequence[Layer],
-    b: Sequence[Layer],
-    low: Array,
-    high: Array,
+    a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array,
     known: tuple[Bounds, Bounds, Bounds],
-) -> Bounds:
+) -> Bounds:  # fmt: skip
     """Bounds as by `difference`, from bounds of z_a, z_b and z_a - z_b that hold for other reasons.
 
     Going back through the layers is left to units of z_a whose sign is open, and to those of z_a -
@@ -581,14 +546,9 @@ def difference_within(
 
 
 def _pairs(
-    a: Sequence[Layer],
-    b: Sequence[Layer],
-    low: Array,
-    high: Array,
-    known: tuple[Bounds, Bounds, Bounds],
-    relax: bool,
-    lazy: bool = False,
-) -> Bounds:
+    a: Sequence[Layer], b: Sequence[Layer], low: Array, high: Array,
+    known: tuple[Bounds, Bounds, Bounds], relax: bool, lazy: bool = False,
+) -> Bounds:  # fmt: skip
     """By the chain of pairs (z_a - z_b, z_b), given bounds of z_a, z_b and z_a - z_b."""
     both, units = [], []
     for l, (one, two, apart) in enumerate(zip(*known, strict=True)):

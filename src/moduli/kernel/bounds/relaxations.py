@@ -335,13 +335,9 @@ def _tanh_lines(k: float, b: float, c: float, lo: Array, hi: Array) -> Relaxatio
     low, least = (-_shifted(-k, -b, x) for x in (lines[1], lines[4]))
     high, most = (_shifted(k, b, x) for x in (lines[3], lines[5]))
     return Relaxation(
-        b * c * lines[0],
-        low,
-        b * c * lines[2],
-        high,
-        np.maximum(least, k - b),
+        b * c * lines[0], low, b * c * lines[2], high, np.maximum(least, k - b),
         np.minimum(most, k + b),
-    )
+    )  # fmt: skip
 
 
 def _shifted(k: float, b: float, x: Array) -> Array:

@@ -34,16 +34,7 @@ from moduli.kernel.exact_numbers import up
 from moduli.kernel.network import Layer
 
 from .propagation import Affine, Bounds, U, interval
-from .relaxations import (
-    Band,
-    add_up,
-    band,
-    band_of_slopes,
-    between,
-    narrower,
-    relaxation,
-    slopes,
-)
+from .relaxations import Band, add_up, band, band_of_slopes, between, narrower, relaxation, slopes
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.intp]]

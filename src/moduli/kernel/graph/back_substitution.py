@@ -43,6 +43,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 ENTRIES = 2**20  # floats of coefficients of one tensor at a time
 PLACES = 2**17  # entries of a unit that are looked at
 ALIKE = 512  # places that differ, for each of which work is done
+CELLS = 2**25  # integers of the table of all places
 ANY = -(2**40)  # where a window begins along an axis of unknown size
 
 
@@ -50,14 +51,16 @@ class Part(NamedTuple):
     """Coefficients of a tensor that one step gives.
 
     Attributes:
-        source: the tensor from whose coefficients. cut, behind, at: columns of the table of a cone: how
-            many are left out before and behind, and where the rest lies in the window of the tensor.
+        source: the tensor from whose coefficients. every: how far those lie apart that count. cut, some,
+            at: columns of the table of a cone: how many are left out before, how many count, and where
+            these lie in the window of the tensor.
     """
 
     step: Step
     source: str
+    every: tuple[int, ...]
     cut: slice
-    behind: slice
+    some: slice
     at: slice
 
 
@@ -67,16 +70,17 @@ class Cone:
     Attributes:
         order: tensors from the target back. parts: of the coefficients of each but the target.
         sizes: of its window, columns of the table. left: ends of those that do not go further back.
-        table: ``[places that differ, columns]``.
+        table: ``[places that differ, columns]``; of all places it had so many `cells`. widest: the most
+            entries that are read at once.
     """
 
     def __init__(self, ends: Ends, target: str, axis: int, depth: int) -> None:
-        self.ends, self.order, self.columns = ends, list[str](), list[Ints]()
+        self.ends, self.order, self.columns, self.width = ends, list[str](), list[Ints](), 0
         self.parts, self.sizes = dict[str, list[Part]](), dict[str, slice]()
         self.left = dict[str, tuple[Array, Array]]()
         self.reads, self.products = dict[str, int](), dict[str, int]()
         found: dict[str, list[tuple[Read, str]]] = {target: []}
-        layers = 0
+        layers, self.widest = 0, 1
         for name in self._backwards(target):
             if name not in found:
                 continue
@@ -94,7 +98,12 @@ class Cone:
             self.products[name] = sum(read.products for read in reads)
             for read in reads:
                 found.setdefault(read.name, []).append((read, name))
+                sizes = (read.window.stop - read.window.start).prod(axis=1)
+                self.widest = max(self.widest, int(sizes.max()))
+        if self.widest > CELLS:
+            raise CertificateRejected("there are windows of too many entries")
         whole = np.concatenate(self.columns, axis=1)
+        self.cells = whole.size
         differ = whole[:, (whole != whole[:1]).any(axis=0)]
         _, first = np.unique(differ, axis=0, return_index=True)
         if len(first) > ALIKE:
@@ -129,9 +138,11 @@ class Cone:
         return Window(start, stop)
 
     def _column(self, numbers: Ints) -> slice:
-        start = sum(column.shape[1] for column in self.columns)
+        start, self.width = self.width, self.width + numbers.shape[1]
+        if self.width * len(numbers) > CELLS:
+            raise CertificateRejected("there are too many places and layers")
         self.columns.append(numbers)
-        return slice(start, start + numbers.shape[1])
+        return slice(start, self.width)
 
     def _borders(self, name: str) -> tuple[Ints, Ints]:
         """The first index of each axis of a tensor, and one beyond the last."""
@@ -149,14 +160,20 @@ class Cone:
         nothing else, nothing; but one entry at least.
         """
         first, last = self._borders(name)
-        windows = [read.window for read, _ in found]
-        inside = [Window(*(np.clip(end, first, last) for end in window)) for window in windows]
+        inside = list[Window]()
+        for read, _ in found:
+            # entries i of the tensor lie at i * every in the window
+            far = np.array(read.every or [1] * len(first), dtype=np.int64)
+            ends = (np.clip(end, first * far, (last - 1) * far + 1) for end in read.window)
+            inside.append(Window(*(-(-end // far) for end in ends)))
         start = np.minimum(np.minimum.reduce([w.start for w in inside]), last - 1)
         stop = np.maximum(np.maximum.reduce([w.stop for w in inside]), start + 1)
         self.parts[name] = []
-        for (read, source), w, kept in zip(found, windows, inside, strict=True):
-            numbers = (kept.start - w.start, w.stop - kept.stop, kept.start - start)
-            self.parts[name].append(Part(read.step, source, *map(self._column, numbers)))
+        for (read, source), kept in zip(found, inside, strict=True):
+            every = read.every or (1,) * len(first)
+            cut = kept.start * np.array(every, dtype=np.int64) - read.window.start
+            numbers = map(self._column, (cut, kept.stop - kept.start, kept.start - start))
+            self.parts[name].append(Part(read.step, source, every, *numbers))
         return Window(start, stop)
 
     def entries(self, name: str) -> Ints:
@@ -187,9 +204,9 @@ class Cone:
         whole = np.zeros((len(rows.c), *place[self.sizes[name]].tolist()))
         reach = self.ends.reach(name)
         for part, a in zip(self.parts[name], steps, strict=True):
-            cut, behind, at = (place[x].tolist() for x in (part.cut, part.behind, part.at))
-            ends = [n - b for n, b in zip(a.shape[1:], behind, strict=True)]
-            a = a[(slice(None), *map(slice, cut, ends))]
+            cut, count, at = (place[x].tolist() for x in (part.cut, part.some, part.at))
+            ends = [c + n * k for c, n, k in zip(cut, count, part.every, strict=True)]
+            a = a[(slice(None), *map(slice, cut, ends, part.every))]
             if len(steps) == 1 and a.shape == whole.shape:
                 return a
             outer = [slice(o, o + n) for o, n in zip(at, a.shape[1:], strict=True)]
@@ -204,7 +221,7 @@ class BackSubstitution:
 
     Args:
         known: facts about all that comes before what is asked about; they hold on a box.
-        most: products of coefficients and weights at most.
+        most: products of coefficients and weights, and cells of tables of places, at most.
 
     Attributes:
         left: of these.
@@ -237,12 +254,11 @@ class BackSubstitution:
         before = self.known.of((name, axis))
         cone = Cone(self._ends, name, axis, depth)
         each = sum(int(cone.entries(tensor).sum()) * k for tensor, k in cone.products.items())
-        if 2 * len(units) * each > self.left:
-            raise CertificateRejected(
-                f"{2 * len(units) * each} products of {self.left} that are left"
-            )
-        self.left -= 2 * len(units) * each
-        widest = max(int(cone.entries(tensor).max()) for tensor in cone.order)
+        work = 2 * len(units) * each + cone.cells
+        if work > self.left:
+            raise CertificateRejected(f"{work} products of {self.left} that are left")
+        self.left -= work
+        widest = max(cone.widest, *(int(cone.entries(tensor).max()) for tensor in cone.order))
         step = max(1, ENTRIES // (2 * widest))
         low, high = np.full(len(units), np.inf), np.full(len(units), -np.inf)
         left = np.arange(len(units))

@@ -26,16 +26,7 @@ from ..errors import CertificateRejected
 from .carrying import carried
 from .facts import Known
 from .model import GraphModel
-from .operators import (
-    Contract,
-    Elementwise,
-    Linear,
-    Node,
-    Reshape,
-    Shape,
-    Slicewise,
-    Transpose,
-)
+from .operators import Contract, Elementwise, Linear, Node, Reshape, Shape, Slicewise, Transpose
 from .removal import Changes
 from .slices import ONE, are_numbers
 from .slicewise import SOFTMAX

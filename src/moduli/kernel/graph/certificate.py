@@ -348,15 +348,15 @@ def bounded(graph: GraphModel, ranges: Ranges, asked: Sequence[GraphMove]) -> Kn
     waiting: dict[str, list[GraphMove]] = {}
     for move in asked:
         name, axis = _place(graph, move)
-        if name not in graph.makers or not set(move.units) <= set(
-            range(_length(graph, name, axis))
-        ):
+        there = range(int((graph.shapes[name] or ())[axis]))
+        if name not in graph.makers or not set(move.units) <= set(there):
             raise CertificateRejected(f"{move}: nothing computes them")
         waiting.setdefault(name, []).append(move)
     backs = list[BackSubstitution]()
 
     def refine(known: Known, node: Node) -> None:
-        backs.extend([] if backs else [BackSubstitution(known, MOST_PRODUCTS)])
+        if not backs:
+            backs.append(BackSubstitution(known, MOST_PRODUCTS))
         for move in waiting.get(node.output, ()) if node.outputs else ():
             units = np.array(move.units, dtype=np.int64)
             try:
@@ -365,12 +365,6 @@ def bounded(graph: GraphModel, ranges: Ranges, asked: Sequence[GraphMove]) -> Kn
                 raise CertificateRejected(f"{move}: {error}") from None
 
     return Known(graph, ranges, refine=refine)
-
-
-def _length(graph: GraphModel, name: str, axis: int) -> int:
-    n = (graph.shapes.get(name) or ())[axis]
-    assert isinstance(n, int)
-    return n
 
 
 def ended(known: Known) -> tuple[GraphModel, Slack]:

@@ -681,10 +681,7 @@ def _slicewise(at: Differences, node: Node, op: Slicewise) -> Pair:
     if shape is None or made is None or any(at._differs(x) for x in node.inputs[1:] if x):
         return NOTHING, NOTHING
     size, gap = (_kept(x, op, len(made)) for x in at.whole(node.inputs[0]))
-    count = 1.0
-    for axis, n in enumerate(shape):
-        if axis not in {i for i, _ in op.free}:
-            count *= n if isinstance(n, int) else math.inf
+    count = entries_read(shape, op)
     bounded = size if op.hull else np.full_like(size, np.inf)
     if op.kind in SOFTMAX:
         # a row of its Jacobian, p_i (1 - p_i) and p_i p_j, sums to 2 p_i (1 - p_i) in size
@@ -700,6 +697,13 @@ def _slicewise(at: Differences, node: Node, op: Slicewise) -> Pair:
     if op.normalises is not None and op.normalises > 0 and math.isfinite(count):
         return _normalised(at, node, count, op.normalises, gap)
     return bounded, np.where(gap > 0, np.inf, 0.0)
+
+
+def entries_read(shape: Shape, op: Slicewise) -> float:
+    """How many entries of the input one of the output may read."""
+    inside = {i for i, _ in op.free}
+    sizes = [n for axis, n in enumerate(shape) if axis not in inside]
+    return math.prod(float(n) if isinstance(n, int) else math.inf for n in sizes)
 
 
 def _kept(bound: Bound, op: Slicewise, rank: int) -> Bound:
@@ -747,25 +751,17 @@ def _transpose(at: Differences, node: Node, op: Transpose) -> Pair:
 def _concat(at: Differences, node: Node, op: Concat) -> Pair:
     sizes = [(at.graph.shapes.get(name) or ())[op.axis] for name in node.inputs]
     found = []
-    for which in (0, 1):
-        parts = [at.whole(name)[which] for name in node.inputs]
-        if all(isinstance(n, int) for n in sizes):
-            rest = np.broadcast_shapes(
-                *(p[(slice(None),) * op.axis + (slice(1),)].shape for p in parts)
-            )
-            wide = [
-                np.broadcast_to(p, (*rest[: op.axis], int(n), *rest[op.axis + 1 :]))
-                for p, n in zip(parts, sizes, strict=True)
-            ]
-            found.append(np.concatenate(wide, op.axis))
-        else:
-            found.append(
-                np.maximum.reduce(
-                    np.broadcast_arrays(
-                        *(p.max(axis=op.axis, keepdims=True, initial=0.0) for p in parts)
-                    )
-                )
-            )
+    for parts in zip(*map(at.whole, node.inputs), strict=True):
+        tops = [part.max(axis=op.axis, keepdims=True, initial=0.0) for part in parts]
+        rest = np.broadcast_shapes(*(top.shape for top in tops))
+        if not all(isinstance(n, int) for n in sizes):
+            found.append(np.maximum.reduce(np.broadcast_arrays(*tops)))
+            continue
+        wide = [
+            np.broadcast_to(part, (*rest[: op.axis], int(n), *rest[op.axis + 1 :]))
+            for part, n in zip(parts, sizes, strict=True)
+        ]
+        found.append(np.concatenate(wide, op.axis))
     return found[0], found[1]
 
 
@@ -837,16 +833,7 @@ def _of_size(at: Differences, node: Node, op: Size) -> Pair:
 
 
 RULES: dict[type, Callable[[Differences, Node, Any], Pair]] = {
-    Broadcast: _broadcast,
-    Concat: _concat,
-    Contract: _contract,
-    Elementwise: _elementwise,
-    Linear: _linear,
-    Lookup: _lookup,
-    PerUnit: _per_unit,
-    Reshape: _reshape,
-    Size: _of_size,
-    Slicewise: _slicewise,
-    Take: _take,
-    Transpose: _transpose,
-}
+    Broadcast: _broadcast, Concat: _concat, Contract: _contract, Elementwise: _elementwise,
+    Linear: _linear, Lookup: _lookup, PerUnit: _per_unit, Reshape: _reshape, Size: _of_size,
+    Slicewise: _slicewise, Take: _take, Transpose: _transpose,
+}  # fmt: skip

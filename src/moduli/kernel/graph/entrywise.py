@@ -14,23 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ..exact_numbers import two_product
 from .functions import law
-from .operator import (
-    TINY,
-    UNIT,
-    UNITY,
-    ZERO,
-    Facts,
-    Node,
-    Operator,
-    Shape,
-    Tensor,
-    Ties,
-)
+from .operator import TINY, UNIT, UNITY, ZERO, Facts, Node, Operator, Shape, Tensor, Ties
 from .slices import ONE, Array, Slices, are_numbers
 
 
-def _close(scale: Tensor) -> Fraction:
+def close_to(scale: Tensor) -> Fraction:
     """What of a quotient a division in the type of the scale may lose."""
     bits = {"float16": 8, "bfloat16": 5}.get(scale.dtype.name, 18)
     return Fraction(1, 2**bits)
@@ -273,7 +263,7 @@ def _combined(kind: str, parts: Sequence[Named]) -> tuple[Any, Fraction] | None:
 def _range(kind: str, parts: Sequence[Slices]) -> tuple[Array, Array]:
     """Bounds, rounded outward."""
     n = len(parts[0])
-    if len(parts) == 2 and kind in ("add", "sub", "mul", "max", "min", "div"):
+    if len(parts) == 2 and kind in ("add", "sub", "mul", "max", "min", "div", "prelu"):
         a, b = parts
         with np.errstate(all="ignore"):
             if kind == "add":
@@ -287,6 +277,11 @@ def _range(kind: str, parts: Sequence[Slices]) -> tuple[Array, Array]:
             if kind == "mul":
                 low, high = _product(a.low, a.high, b.low, b.high)
                 return np.where(_same_sign(a, b), np.maximum(low, 0.0), low), high
+            if kind == "prelu":  # x, or b x below zero
+                low, high = _product(np.minimum(a.low, 0.0), np.minimum(a.high, 0.0), b.low, b.high)
+                low = np.where(a.high < 0, low, np.minimum(low, 0.0))
+                high = np.where(a.high < 0, high, np.maximum(high, a.high))
+                return np.where(a.low >= 0, a.low, low), np.where(a.low >= 0, a.high, high)
             return _quotient(a, b)
     if (
         kind == "pow"
@@ -380,12 +375,14 @@ class PerUnit(Operator):
         zero = np.asarray(arrays[2] if len(arrays) > 2 else 0.0, dtype=np.float64)
         along = [-1 if axis == self.axis else 1 for axis in range(x.ndim)]
         parts = [part.reshape(along) if part.ndim else part for part in (scale, zero)]
+        if not (scale.size and arrays[0].dtype.kind in "iu" and arrays[1].dtype.itemsize <= 4):
+            return None
+        if max(np.abs(part).max(initial=0.0) for part in (x, zero)) >= 2.0**52:
+            return None
+        # a product of numbers of 53 and of 24 bits is exact where nothing is lost
         steps = x - parts[1]
-        product: Tensor = steps * parts[0]
-        # integers of at most 29 bits times a float of at most 32 bits: exact in 64
-        narrow = arrays[0].dtype.kind in "iu" and arrays[1].dtype.itemsize <= 4
-        exact = scale.size and narrow and np.abs(steps).max(initial=0.0) < 2**29
-        return product if exact else None
+        product, lost = two_product(steps, np.broadcast_to(parts[0], steps.shape).copy())
+        return None if lost.any() else product
 
     def slices(self, node: Node, axis: int, facts: Facts) -> Slices | None:
         x = facts.of((node.inputs[0], axis))
@@ -400,7 +397,7 @@ class PerUnit(Operator):
             if steps is not None:
                 if self.kind == "dequantise":
                     return self._dequantised(node, axis, x, *steps, facts)
-                close = _close(np.asarray(further[0]))
+                close = close_to(np.asarray(further[0]))
                 return self._quantised(node, axis, x, *steps, close, facts)
         if axis == self.axis:
             return facts.classes.unknown(len(x))
@@ -440,15 +437,9 @@ class PerUnit(Operator):
         return facts.classes.made(len(x), low, high, known)
 
     def _quantised(
-        self,
-        node: Node,
-        axis: int,
-        x: Slices,
-        scale: Array,
-        zero: Array,
-        close: Fraction,
+        self, node: Node, axis: int, x: Slices, scale: Array, zero: Array, close: Fraction,
         facts: Facts,
-    ) -> Slices:
+    ) -> Slices:  # fmt: skip
         """Integers of numbers; `close` to a tie it is not known which way."""
         with np.errstate(all="ignore"):
             least, most = (

@@ -78,13 +78,9 @@ class Known(Facts):
     """
 
     def __init__(
-        self,
-        graph: GraphModel,
-        ranges: Ranges,
-        *,
-        inputs_alone: bool = False,
+        self, graph: GraphModel, ranges: Ranges, *, inputs_alone: bool = False,
         refine: Callable[[Known, Node], None] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.beyond = require_numbers(graph)
         self.graph, self.classes = graph, Classes()
         self.found: dict[Place, Slices] = {}

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..activations import Activation
+from ..arithmetic import LEAST
 from ..bounds.relaxations import exponential, relaxation
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -109,9 +110,16 @@ def _hardswish(x: Fraction) -> Fraction:
 
 
 def _hardswish_between(lo: Array, hi: Array) -> Interval:
-    # at least -3/8, 0 below -3, at most max(0, x)
-    low = np.where(lo >= 0, 0.0, np.where(hi <= -3.0, 0.0, -0.375))
-    return low, np.maximum(hi, 0.0)
+    # it falls up to -3/2, where it is -3/8, and rises from there; x (x + 3) / 6 takes three roundings
+    lows, highs = [], []
+    for x in (lo, hi):
+        z = np.clip(x, -3.0, 3.0)
+        value = np.where(x > 3.0, x, z * (z + 3.0) / 6.0)
+        width = np.where((np.abs(z) == 3.0) | (z == 0), 0.0, 2.0**-50 * np.abs(value) + LEAST)
+        lows.append(value - width)
+        highs.append(value + width)
+    bottom = np.where((lo <= -1.5) & (hi >= -1.5), -0.375, np.minimum(*lows))
+    return np.maximum(bottom, -0.375), np.maximum(*highs)
 
 
 def _abs_between(lo: Array, hi: Array) -> Interval:
@@ -148,13 +156,31 @@ def _silu_at(x: Array) -> Interval:
 
 
 def _swish_between(lo: Array, hi: Array, *numbers: float) -> Interval:
-    # silu, gelu and mish are at least -0.31, 0 at 0, increasing above 0, at most max(0, x)
-    return np.where(lo >= 0, 0.0, -0.3125), np.maximum(hi, 0.0)
+    # gelu and mish are at least -0.31, 0 at 0, increasing above 0, at most max(0, x); above 0 they are at
+    # least x - 0.31: x - gelu(x) = -gelu(-x) in both forms, and x - mish(x) = 2 x / ((1 + e^x)^2 + 1) is at
+    # most 2 x / ((2 + x)^2 + 1) < 1/4
+    low = np.nextafter(lo - 0.3125, -np.inf)
+    return np.maximum(np.where(lo >= 0, 0.0, -0.3125), low), np.maximum(hi, 0.0)
 
 
 def _softplus_between(lo: Array, hi: Array) -> Interval:
-    # increasing, positive, log 2 at 0
-    return np.where(lo >= 0, 0.6875, 0.0), np.where(hi <= 0, 0.75, np.inf)
+    # increasing, log 2 at 0, between max(0, x) and max(0, x) + log 2
+    low = np.maximum(lo, np.where(lo >= 0, 0.6875, 0.0))
+    return low, np.nextafter(np.maximum(hi, 0.0) + 0.6932, np.inf)
+
+
+def _elu_between(lo: Array, hi: Array, *numbers: float) -> Interval:
+    # scale x above 0, scale alpha (exp(x) - 1) below, which grows; three roundings and a sum
+    alpha, scale = (*numbers, 1.0, -1.0)[:2] if numbers else (1.0, -1.0)
+    if not (alpha >= 0 and scale > 0):
+        return np.full_like(lo, -np.inf), np.full_like(hi, np.inf)
+    found = []
+    for x, way, end in ((lo, -1.0, 0), (hi, 1.0, 1)):
+        power = np.minimum(exponential(np.minimum(x, 0.0), np.minimum(x, 0.0))[end], 1.0)
+        value = np.where(x > 0, scale * x, scale * alpha * (power - 1.0))
+        wide = np.nextafter(value + way * 2.0**-50 * np.abs(value), way * np.inf)
+        found.append(np.where((x == 0) | ((x > 0) & (scale == 1.0)), x, wide))
+    return found[0], np.where(hi <= 0, np.minimum(found[1], 0.0), found[1])
 
 
 def _root_between(lo: Array, hi: Array) -> Interval:
@@ -208,9 +234,9 @@ LAWS: dict[str, Law] = {
     "exp": Law(at=_value_at_zero(1), between=exponential),
     "softplus": Law(between=_softplus_between),
     "sqrt": Law(at=_value_at_zero(0), between=_root_between),
-    "elu": Law(at=_value_at_zero(0)),
+    "elu": Law(at=_value_at_zero(0), between=_elu_between),
     "celu": Law(at=_value_at_zero(0)),
-    "selu": Law(at=_value_at_zero(0)),
+    "selu": Law(at=_value_at_zero(0), between=_elu_between),
     "silu": Law(at=_gate_at, between=_silu_between),
     "gelu": Law(at=_gate_at, between=_swish_between),
     "gelu_tanh": Law(at=_gate_at, between=_swish_between),

@@ -7,25 +7,7 @@ from .slicewise import Slicewise
 from .sums import Contract, Linear
 
 __all__ = [
-    "Broadcast",
-    "Concat",
-    "Contract",
-    "Elementwise",
-    "Facts",
-    "Linear",
-    "Lookup",
-    "Node",
-    "Opaque",
-    "Operator",
-    "PerUnit",
-    "Place",
-    "Reshape",
-    "Shape",
-    "Shapes",
-    "Size",
-    "Sizes",
-    "Slicewise",
-    "Take",
-    "Ties",
-    "Transpose",
-]
+    "Broadcast", "Concat", "Contract", "Elementwise", "Facts", "Linear", "Lookup", "Node", "Opaque",
+    "Operator", "PerUnit", "Place", "Reshape", "Shape", "Shapes", "Size", "Sizes", "Slicewise", "Take",
+    "Ties", "Transpose",
+]  # fmt: skip

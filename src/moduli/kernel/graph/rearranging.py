@@ -10,19 +10,7 @@ import numpy as np
 
 from ..errors import CertificateRejected
 from .entrywise import aligned, interesting, renamed, tie_broadcast
-from .operator import (
-    ZERO,
-    Facts,
-    Ints,
-    Node,
-    Operator,
-    Place,
-    Shape,
-    Shapes,
-    Sizes,
-    Tensor,
-    Ties,
-)
+from .operator import ZERO, Facts, Ints, Node, Operator, Place, Shape, Shapes, Sizes, Tensor, Ties
 from .slices import ONE, Slices
 
 
@@ -327,13 +315,9 @@ class Reshape(Operator):
         return None
 
     def _digit(
-        self,
-        node: Node,
-        axis: int,
-        own: tuple[int, int],
-        coarse: Mapping[int, tuple[int, int]],
+        self, node: Node, axis: int, own: tuple[int, int], coarse: Mapping[int, tuple[int, int]],
         facts: Facts,
-    ) -> Slices | None:
+    ) -> Slices | None:  # fmt: skip
         stride, n = own
         if not (n and all(m for _, m in coarse.values())):
             return None  # of nothing

@@ -44,15 +44,7 @@ from .axes import Units
 from .facts import Known, Loss
 from .model import GraphModel
 from .operator import TINY, UNIT
-from .operators import (
-    Contract,
-    Elementwise,
-    Linear,
-    Node,
-    PerUnit,
-    Place,
-    Transpose,
-)
+from .operators import Contract, Elementwise, Linear, Node, PerUnit, Place, Transpose
 from .slices import Slices, are_numbers
 
 Tensor = np.ndarray[Any, np.dtype[Any]]
@@ -507,12 +499,9 @@ def narrowed(total: Array, off: Array, dtype: Any, name: str) -> tuple[Tensor, A
 
 
 def restricted(
-    known: Known,
-    kept: Mapping[Place, Ints],
-    changed: Mapping[str, Tensor],
-    rounded: Mapping[str, Loss],
-    lacking: set[str],
-) -> GraphModel:
+    known: Known, kept: Mapping[Place, Ints], changed: Mapping[str, Tensor],
+    rounded: Mapping[str, Loss], lacking: set[str],
+) -> GraphModel:  # fmt: skip
     graph = known.graph
     shapes, constants = dict(graph.shapes), dict(graph.constants)
     constants.update(changed)

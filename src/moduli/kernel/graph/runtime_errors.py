@@ -36,6 +36,7 @@ from .differences import (
     Differences,
     Pair,
     at_most,
+    entries_read,
     overall,
     plus,
     product,
@@ -486,17 +487,8 @@ def _fused(at: RuntimeErrors, node: Node, kind: str, names: list[str], reached: 
     value, number = (1, 0) if stored[0] else (0, 1)
     mass = product(*(without_growth(part.mass) for part in parts))
     return _multiplied(
-        at,
-        node,
-        names[value],
-        names[number],
-        parts[value],
-        mass,
-        reached,
-        sizes[number],
-        2,
-        further,
-    )
+        at, node, names[value], names[number], parts[value], mass, reached, sizes[number], 2, further,
+    )  # fmt: skip
 
 
 def _multiplied(
@@ -558,7 +550,7 @@ def _slicewise(at: RuntimeErrors, node: Node, op: Slicewise, size: Array, gap: A
     reached, runtime = up(size + gap), at.runtime
     if op.kind in MOVED and (op.linear or op.homogeneous):
         return np.full(reached.shape, runtime.flushed)
-    count = _count(at, node, op)
+    count = entries_read(at.graph.shapes.get(node.inputs[0]) or ("?",), op)
     if not math.isfinite(count):
         return _nothing_known(at, node, op, size, gap)
     read = _constant(overall(plus(*at.whole(node.inputs[0]))))
@@ -575,16 +567,6 @@ def _slicewise(at: RuntimeErrors, node: Node, op: Slicewise, size: Array, gap: A
     if op.normalises is not None and op.normalises > 0:
         return _norm(at, node, count, op.normalises, read, reached)
     return _nothing_known(at, node, op, size, gap)
-
-
-def _count(at: RuntimeErrors, node: Node, op: Slicewise) -> float:
-    """Of the entries that one of the output may read."""
-    inside = {i for i, _ in op.free}
-    count = 1.0
-    for axis, n in enumerate(at.graph.shapes.get(node.inputs[0]) or ("?",)):
-        if axis not in inside:
-            count *= n if isinstance(n, int) else math.inf
-    return count
 
 
 def _share(runtime: Runtime) -> float:
@@ -641,10 +623,6 @@ def _norm(
 
 Rule = Callable[[RuntimeErrors, Node, Any, Array, Array], Array]
 FRESH: dict[type, Rule] = {
-    **dict.fromkeys(MOVES, _none),
-    Contract: _contract,
-    Elementwise: _elementwise,
-    Linear: _linear,
-    PerUnit: _per_unit,
-    Slicewise: _slicewise,
-}
+    **dict.fromkeys(MOVES, _none), Contract: _contract, Elementwise: _elementwise, Linear: _linear,
+    PerUnit: _per_unit, Slicewise: _slicewise,
+}  # fmt: skip

@@ -305,16 +305,7 @@ def _ends(part: tuple[Run, Run], seen: set[tuple[int, int]], first: bool) -> boo
 
 
 CHECKS: dict[type[Operator], Check] = {
-    Elementwise: _elementwise,
-    PerUnit: _per_unit,
-    Slicewise: _slicewise,
-    Transpose: _transpose,
-    Concat: _concat,
-    Take: _take,
-    Broadcast: _broadcast,
-    Size: _size,
-    Lookup: _lookup,
-    Linear: _linear,
-    Contract: _contract,
-    Reshape: _reshape,
-}
+    Elementwise: _elementwise, PerUnit: _per_unit, Slicewise: _slicewise, Transpose: _transpose,
+    Concat: _concat, Take: _take, Broadcast: _broadcast, Size: _size, Lookup: _lookup, Linear: _linear,
+    Contract: _contract, Reshape: _reshape,
+}  # fmt: skip

@@ -9,13 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .operator import (
-    UNITY,
-    Facts,
-    Node,
-    Operator,
-    Ties,
-)
+from .operator import UNITY, Facts, Node, Operator, Ties
 from .slices import ONE, Array, Slices
 
 # Kinds of which more is known than what an operator declares, as ONNX and torch call them

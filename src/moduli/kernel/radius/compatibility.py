@@ -253,13 +253,9 @@ class Effort:
 
 
 def maximal_boxes(
-    ball: ParameterBall,
-    units: Ints,
-    limit: int,
-    weight: Counts | None = None,
-    least: int = 0,
+    ball: ParameterBall, units: Ints, limit: int, weight: Counts | None = None, least: int = 0,
     effort: Effort | None = None,
-) -> list[SignedBox]:
+) -> list[SignedBox]:  # fmt: skip
     """All maximal signed boxes among some units, one of each set of units (signs do not matter for
     paid groups).
 
@@ -366,15 +362,9 @@ class Heavy:
 
 
 def free_groups(
-    ball: ParameterBall,
-    roots: Sequence[int],
-    limit: int,
-    cost: Counts | None = None,
-    slack: int = 0,
-    enough: int = 2**40,
-    guide: Guide | None = None,
-    effort: Effort | None = None,
-) -> tuple[Any, list[int]]:
+    ball: ParameterBall, roots: Sequence[int], limit: int, cost: Counts | None = None, slack: int = 0,
+    enough: int = 2**40, guide: Guide | None = None, effort: Effort | None = None,
+) -> tuple[Any, list[int]]:  # fmt: skip
     """All free groups that contain one of some freeable units, and the roots that are given up.
 
     For each root in turn, cliques with (root, +) and without the roots before; a clique is left
@@ -420,15 +410,10 @@ def free_groups(
 
 
 def listed(
-    ball: ParameterBall,
-    rows: Ints,
-    nodes: int,
-    limit: int,
-    priced: tuple[DualWeights, int] | None = None,
-    enough: int = 2**40,
-    guide: Guide | None = None,
+    ball: ParameterBall, rows: Ints, nodes: int, limit: int,
+    priced: tuple[DualWeights, int] | None = None, enough: int = 2**40, guide: Guide | None = None,
     effort: Effort | None = None,
-) -> tuple[list[SignedBox], Any, list[int]]:
+) -> tuple[list[SignedBox], Any, list[int]]:  # fmt: skip
     """Maximal boxes among some required units, free groups that have one of them, and roots that
     are given up.
 
@@ -520,14 +505,9 @@ class _Around:
     """
 
     def __init__(
-        self,
-        ball: ParameterBall,
-        root: int,
-        others: Ints,
-        signs: Array,
-        near: Mask,
+        self, ball: ParameterBall, root: int, others: Ints, signs: Array, near: Mask,
         priced: _Priced | None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         values, total, doubt = sides(ball, root, others, signs)
         self.outputs = len(total)
         if priced is None:
@@ -641,14 +621,8 @@ def _rooted(around: _Around, limit: int, enough: int) -> tuple[Mask, bool, int]:
 
 
 def _guided(
-    values: Array,
-    total: Array,
-    doubt: Array,
-    cost: Counts,
-    own: int,
-    near: Mask,
-    multipliers: Array,
-) -> tuple[Ints, Ints, Array, Array, Array]:
+    values: Array, total: Array, doubt: Array, cost: Counts, own: int, near: Mask, multipliers: Array,
+) -> tuple[Ints, Ints, Array, Array, Array]:  # fmt: skip
     """Three more sums that must not be positive in a free group of small cost: l . sums, cost -
     slack + k . sums, cost - slack.
 

@@ -170,13 +170,9 @@ class _Part:
     """
 
     def __init__(
-        self,
-        ball: ParameterBall,
-        units: tuple[int, ...],
-        limit: int,
-        tree: CoverProof,
+        self, ball: ParameterBall, units: tuple[int, ...], limit: int, tree: CoverProof,
         effort: Effort | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         from scipy.sparse import vstack
 
         rows = np.array(sorted(units), dtype=np.intp)
@@ -472,12 +468,9 @@ def _tree_from(data: Any) -> CoverProof:
         odd = tuple((_units_from(u), _count(w)) for u, w in fields.pairs(read["odd"], "odd sets"))
         guides = _guides_from(read.get("guides", []))
         return DualWeights(
-            _counts_from(read["weights"]),
-            _counts_from(read["prices"]),
-            odd,
-            _count(read["scale"]),
+            _counts_from(read["weights"]), _counts_from(read["prices"]), odd, _count(read["scale"]),
             guides,
-        )
+        )  # fmt: skip
     if "target" in names:
         read = fields.record(data, ("leaf", "target", "rest"), "a sieve")
         leaf = _tree_from(read["leaf"])
