@@ -2893,6 +2893,8 @@ class Verdict(NamedTuple):
     def __str__(self) -> str:
         slack = f"up to {self.constant!r}" + (f" + {self.growth!r} |x|" if self.growth else "")
         where = "for all inputs" if self.box is None else "on the box of the certificate"
+        if self.bounded:
+            where = "for inputs between the bounds of the certificate"
         near = (
             f", for a parameter within {self.near!r} of the large one"
             if self.near is not None

@@ -326,6 +326,8 @@ def test_a_convolutional_network_from_files(network_file, on):
     assert small.network.model.shapes["c"][1] == 3
     code, said = run(*files)
     assert (code, said.split(":")[0]) == (0, "accepted"), said
+    assert ("for all inputs" in said) == (on is None)
+    assert ("between the bounds" in said) == (on is not None)
     data = json.loads(files[0].read_text())
     if on is not None:
         bound = {"move": "bound", "tensor": "c", "axis": 1, "units": [0], "depth": 2}

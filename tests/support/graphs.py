@@ -129,7 +129,7 @@ def run(model: GraphModel, feeds: Mapping[str, Any]) -> list[Any]:
 def step(op: Any, x: list[Any], node: Node, model: GraphModel) -> Any:
     if isinstance(op, Elementwise):
         return FUNCTIONS[op.kind](*x, *op.numbers)
-    if isinstance(op, Linear) and op.detail and op.detail[0] == "conv":
+    if isinstance(op, Linear) and op.detail[:1] == ("conv",) and x[1].ndim == 4:
         windows = np.lib.stride_tricks.sliding_window_view(x[0], x[1].shape[2:], axis=(2, 3))
         y = np.einsum("bihwkl,oikl->bohw", windows, x[1])
         return y + x[2][:, None, None] if len(x) > 2 else y
