@@ -29,7 +29,8 @@ def run(line: str) -> str:
 
     program, *words = shlex.split(line, comments=True)
     assert program == "moduli", line
-    done = CliRunner().invoke(cli, words)
+    # as in a pipe: workers of pytest-xdist may have a width
+    done = CliRunner(env={"COLUMNS": None}).invoke(cli, words)
     assert done.exit_code == 0, f"{line}: {done.output} {done.exception}"
     return str(done.stdout)
 

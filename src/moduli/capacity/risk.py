@@ -98,7 +98,7 @@ def margins(outputs: Array, labels: Any) -> Array:
 def kl_end(seen: Real, budget: Real) -> float:
     """The largest p with kl(seen, p) <= budget, rounded up.
 
-    >>> round(kl_end(0.0, math.log(2)), 12), round(kl_end(0.1, 0.0), 6), kl_end(1.0, 0.3)
+    >>> round(kl_end(0.0, math.log(2)), 6), round(kl_end(0.1, 0.0), 6), kl_end(1.0, 0.3)
     (0.5, 0.1, 1.0)
     """
     if seen >= 1:

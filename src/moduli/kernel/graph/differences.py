@@ -703,7 +703,7 @@ def entries_read(shape: Shape, op: Slicewise) -> float:
     """How many entries of the input one of the output may read."""
     inside = {i for i, _ in op.free}
     sizes = [n for axis, n in enumerate(shape) if axis not in inside]
-    return math.prod(float(n) if isinstance(n, int) else math.inf for n in sizes)
+    return math.prod((float(n) if isinstance(n, int) else math.inf for n in sizes), start=1.0)
 
 
 def _kept(bound: Bound, op: Slicewise, rank: int) -> Bound:
