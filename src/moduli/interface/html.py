@@ -386,7 +386,8 @@ nav li span:last-child{grid-column:2}.row{grid-template-columns:4rem 1fr;gap:.2r
 .grid tbody tr+tr>*{border-top:0}.grid th,.grid td{display:block;padding:.1rem 0}
 .grid td[data-title]{display:flow-root;padding-left:8.2rem}
 .grid td:empty{display:none!important}
-.grid td[data-title]::before{content:attr(data-title);float:left;width:7.5rem;margin-left:-8.2rem;color:var(--quiet);font-size:.8125rem}
+.grid td[data-title]::before{content:attr(data-title);float:left;width:7.5rem;margin-left:-8.2rem}
+.grid td[data-title]::before{color:var(--quiet);font-size:.8125rem}
 .grid tbody th{font-weight:600;min-width:0}.grid td:last-child{min-width:0}
 .grid tbody th,.grid td:not([data-title]){display:inline-block;margin-right:.5rem}
 .grid th[data-of]::before{content:attr(data-of)" "}
