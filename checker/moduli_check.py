@@ -4393,6 +4393,10 @@ def _absorb(
             continue
         target = gone[unit]
         if target is None:
+            if _meets_zeros(graph, step.output):
+                raise NotUnderstood(
+                    f"what {step.output[:40]!r} reads of unit {unit}, which is not constant there"
+                )
             _refuse(graph, f"{step.output[:40]!r} reads unit {unit}, which is not constant there")
         position = [i for i, u in enumerate(columns) if u == unit].index(column)
         others = [i for i, u in enumerate(columns) if u == target]
@@ -4414,6 +4418,17 @@ def _refuse(graph: Graph, why: str) -> NoReturn:
     if any(step.op["kind"] in ("dequantise", "quantise") for step in scaled):
         raise NotUnderstood(why)
     raise Rejected(why)
+
+
+def _meets_zeros(graph: Graph, name: str) -> bool:
+    """Whether a reader has zeros of its own, by which some of a value may be lost."""
+    found = [
+        other
+        for other in graph.steps
+        if name in other.inputs and other.op.kind in ("PerUnit", "Elementwise")
+    ]
+    held = [graph.value(x) for other in found for x in other.inputs]
+    return any(0 in array.data for array in held if array is not None)
 
 
 def _unread(graph: Graph, step: Step, weight: Tensor, column: int) -> bool:
