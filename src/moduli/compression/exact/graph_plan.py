@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -205,11 +206,17 @@ def nearly_constant(x: Slices, i: int, op: Linear) -> tuple[float, float] | None
     return None if width is None else (middle, width)
 
 
-def middles(known: Known, units: Units, into: Into) -> dict[tuple[str, int], float]:
-    """For what layers read of units that go, and neither is constant nor goes into another unit: the
-    numbers that may be taken for it.
-    """
-    found = dict[tuple[str, int], float]()
+class ReadColumn(NamedTuple):
+    """What a layer reads, by other numbers than zero, of a unit that goes and into no other one."""
+
+    node: Node
+    op: Linear
+    x: Slices
+    column: int
+    unit: int
+
+
+def _columns_that_go(known: Known, units: Units, into: Into) -> Iterator[ReadColumn]:
     for node in readers_of(known.graph, units):
         op, weight = node.op, known.array(node.inputs[1])
         assert isinstance(op, Linear)
@@ -220,12 +227,22 @@ def middles(known: Known, units: Units, into: Into) -> dict[tuple[str, int], flo
         moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
         for column in np.flatnonzero(np.isin(labels, sorted(into))).tolist():
             taps = moved[column] if unread is None else moved[column][~unread]
-            near = nearly_constant(x, column, op) if into[int(labels[column])] is None else None
-            if near is None or not taps.any():
-                continue
-            value = x.constant(column)
-            if value is None or (value != 0 and (op.padded or not op.uniform)):
-                found[node.output, column] = near[0]
+            unit = int(labels[column])
+            if into[unit] is None and taps.any():
+                yield ReadColumn(node, op, x, column, unit)
+
+
+def middles(known: Known, units: Units, into: Into) -> dict[tuple[str, int], float]:
+    """For what layers read of units that go, and neither is constant nor goes into another unit: the
+    numbers that may be taken for it.
+    """
+    found = dict[tuple[str, int], float]()
+    for node, op, x, column, _ in _columns_that_go(known, units, into):
+        near, value = nearly_constant(x, column, op), x.constant(column)
+        if near is None:
+            continue
+        if value is None or (value != 0 and (op.padded or not op.uniform)):
+            found[node.output, column] = near[0]
     return found
 
 
@@ -234,20 +251,11 @@ def constants(known: Known, units: Units, into: Into) -> tuple[int, ...]:
     other than zero, or takes for one: it goes into a bias. The others are zero, or nothing reads them.
     """
     found = set[int]()
-    for node in readers_of(known.graph, units):
-        op, weight = node.op, known.array(node.inputs[1])
-        assert isinstance(op, Linear)
-        if weight is None or op.groups > 1 or (node.inputs[0], op.reads) not in units.places:
-            continue
-        x, unread = known.of((node.inputs[0], op.reads)), unread_rows(known, node, op)
-        labels = units.places[node.inputs[1], op.columns]
-        moved = np.moveaxis(weight, (op.columns, op.rows), (0, 1))
-        for column in np.flatnonzero(np.isin(labels, sorted(into))).tolist():
-            taps = moved[column] if unread is None else moved[column][~unread]
-            unit, value = int(labels[column]), x.constant(column)
-            near = nearly_constant(x, column, op) if value is None else (value,)
-            if into[unit] is None and near is not None and near[0] != 0 and taps.any():
-                found.add(unit)
+    for _, op, x, column, unit in _columns_that_go(known, units, into):
+        value = x.constant(column)
+        near = nearly_constant(x, column, op) if value is None else (value,)
+        if op.groups == 1 and near is not None and near[0] != 0:
+            found.add(unit)
     first = first_indices(units)
     return tuple(sorted(first[unit] for unit in found))
 
