@@ -728,7 +728,11 @@ def complexity(
     count, data = sampled(samples, cls.widths[0], cls.input_bound, norm)
     chosen = net is not None and bound is None
     if targets is not None and (net is None or data is None):
-        raise ArgumentError(Asked("targets"), " are classes of samples=Samples(x), for a model")
+        raise ArgumentError(
+            Asked("targets"),
+            " are classes of samples: give a model and ",
+            Asked("samples", Samples),
+        )
     found = Complexity("bounded", cls, net, chosen, count, data, accuracy, delta, targets)
     _ = found.risks  # which says what is wrong with targets
     return found

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any, ClassVar
 
+from moduli.common.domains import Samples
 from moduli.common.graph import Graph
 from moduli.common.result import Result
 from moduli.equivalence.graph_alignment import first_outputs
@@ -236,7 +237,9 @@ def complexity(
     at, classes = None, 0
     if targets is not None:
         if data is None:
-            raise ArgumentError(Asked("targets"), " are classes of samples=Samples(x)")
+            raise ArgumentError(
+                Asked("targets"), " are classes of samples: give ", Asked("samples", Samples)
+            )
         outputs = first_outputs(graph, data)
         at, classes = margins(outputs, targets), outputs.shape[1]
     return GraphComplexity(
