@@ -215,8 +215,12 @@ def as_computed(
     """What makes of a compression of a network one that says how far both are apart on a box as runtimes
     compute them; its certificate is checked. What cannot be said is refused at once, before the work.
     """
-    if not isinstance(on, Box) or radius:
+    if not isinstance(on, Box):
         raise _needs_box("dtype", dtype)
+    if radius:
+        raise ArgumentError(
+            Asked("dtype", dtype), ": not with ", Asked("radius", radius), "; leave one out"
+        )
     computed.require_format(net, Runtime(dtype))
 
     def stated(small: Any) -> Any:

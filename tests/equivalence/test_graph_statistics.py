@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import numpy as np
@@ -130,3 +131,26 @@ def test_from_the_command_line(files, tmp_path, monkeypatch):
     wanted = mo.align(a, b).merge(0.5, statistics=mo.Samples(x))(x.reshape(-1, 2, 4, 4))
     assert np.array_equal(mo.load("m.onnx")(x.reshape(-1, 2, 4, 4)), wanted)
     assert CliRunner().invoke(cli, words).exit_code != 0
+
+
+def test_the_barrier_of_the_command_line_is_of_what_is_written(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = map(str, files[1])
+    x = np.random.default_rng(0).normal(size=(20, 32))
+    np.save("x.npy", x)
+    asked = ["align", a, b, "-o", "m.onnx", "--merge", "0.5", "--on", "x.npy", "--json"]
+    done = CliRunner().invoke(cli, [*asked, "--statistics", "x.npy"])
+    wanted = mo.align(a, b).barrier(mo.Samples(x), statistics=mo.Samples(x), seed=0)
+    assert json.loads(done.stdout)["barrier"]["loss"] == pytest.approx(wanted.loss)
+
+
+@pytest.mark.parametrize("given", ["all", "gaussian", "box:0,1"])
+def test_statistics_are_of_samples(given, files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    a, b = map(str, files[1])
+    done = CliRunner().invoke(
+        cli, ["align", a, b, "-o", "m.onnx", "--merge", "0.5", "--statistics", given]
+    )
+    assert isinstance(done.exception, ValueError)  # exit code 2 of `moduli`
+    assert f"--statistics {given}: give inputs" in str(done.exception)
+    assert not Path("m.onnx").exists()

@@ -218,6 +218,7 @@ def test_a_compression_says_at_once_what_check_says_of_its_files(tmp_path):
     assert "in float32" in text
     for wrong, says in (
         (("--dtype", "float32"), "sizes of numbers decide, give --on box:-1,1"),
+        (("--dtype", "float32", "--on", "box:0,1", "--radius", "0.1"), "not with --radius 0.1"),
         (("--dtype", "float32", "--on", "gaussian", "--units", "2"), "sizes of numbers decide"),
         (("--dtype", "int8", "--on", "box:-1,1"), "--dtype int8"),
         (("--stored", "float16"), "--stored"),

@@ -149,6 +149,22 @@ def test_no_answer_in_time_is_undecided(monkeypatch):
         within(5.0, 10_000, asked({39: 100}, {}, []), silent)
 
 
+def test_a_budget_that_is_too_small_is_followed_by_a_larger_one(monkeypatch):
+    ticking(monkeypatch)
+
+    def ask(budget: int, progress: Any) -> SimpleNamespace:
+        if budget < enough:
+            raise mo.BudgetExhausted(f"more than {budget} cells")
+        return SimpleNamespace(kind="depth", status="proved", of=budget)
+
+    enough = 600
+    found, said = within(1e6, 10_000, ask, silent)
+    assert (found.of, said) == (10_000, {})
+    enough = 20_000
+    with pytest.raises(mo.BudgetExhausted, match="more than 10000 cells"):
+        within(1e6, 10_000, ask, silent)
+
+
 def moduli(*words: str, cwd: Path) -> dict[str, Any]:
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     command = [sys.executable, "-m", "moduli.interface.cli", *words, "--json"]

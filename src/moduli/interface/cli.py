@@ -1154,7 +1154,7 @@ def _write_checkpoint(found: CheckpointAlignment | CheckpointForm, out: str) -> 
 @click.option(
     "--statistics",
     metavar="FILE",
-    help="With --merge: inputs on which batch norms of a graph get new means and variances.",
+    help="With --merge: inputs, a row each, on which batch norms of a graph get new means and variances.",
 )
 @_options("on", "json", "quiet", "seed", *_SOURCE)
 def align(
@@ -1203,13 +1203,17 @@ def align(
         if merge is None or not isinstance(nets[0], Graph):
             raise ValueError(f"--statistics {statistics}: of graphs with batch norms, with --merge")
         renewing["statistics"] = _domain(statistics)
+        if not isinstance(renewing["statistics"], mo.Samples):
+            raise ValueError(
+                f"--statistics {statistics}: give inputs, FILE.npz, FILE.npy or FILE.csv"
+            )
     if isinstance(domain, mo.Box):
         raise ValueError(
             f"--on {on}: activations and barriers are compared on gaussian or FILE.npz"
         )
     with bar(quiet):
         found: Any = mo.align(*nets, by=by, on=domain if by == "activations" else None, seed=seed)
-        barrier = None if domain is None else found.barrier(domain, seed=seed)
+        barrier = None if domain is None else found.barrier(domain, seed=seed, **renewing)
     with writing(Path(out)):
         moved = found.network if merge is None else found.merge(merge, **renewing)
         target = _saved(moved, out)

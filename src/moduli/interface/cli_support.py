@@ -321,6 +321,7 @@ def within(
             raise _TimeUp
 
     found: Any = None
+    refused: Undecided | None = None
     spent = 0
     rungs = [max(4, budget // 4**k) for k in reversed(range(RUNGS))] if searches else [budget]
     for rung in dict.fromkeys(rungs):
@@ -328,11 +329,16 @@ def within(
             break
         try:
             found, spent = ask(budget=rung, progress=watched), rung
+        except Undecided as error:  # with so small a budget
+            refused = error
         except _TimeUp:
             _end_workers()
             break
+    else:
+        if refused is not None and found is None:
+            raise refused
     if found is None:
-        least = f"already with --budget {rungs[0]} " if searches else ""
+        least = f"already with --budget {rungs[0]} " if searches and refused is None else ""
         raise Undecided(
             f"no answer within --time-limit {limit:g}: {least}it takes longer; allow more time, or ask of less"
         )

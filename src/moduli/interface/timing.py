@@ -69,7 +69,9 @@ def runtime_milliseconds(nets: Sequence[Network | Graph], runs: int, seed: int =
 
 
 def _inputs(session: Any, rng: np.random.Generator) -> dict[str, Any]:
-    """Random numbers for one sample, of the type that the file reads."""
+    """Random numbers for one sample, of the type that the file reads; zeros for wide integers, which may be
+    indices.
+    """
     given = {}
     for wanted in session.get_inputs():
         shape = [size if isinstance(size, int) else 1 for size in wanted.shape]
