@@ -280,3 +280,26 @@ def test_what_is_said_of_windows_in_another_form_is_not_understood():
         low, high = found(graph, last.output, 1)
         np.testing.assert_array_equal(low, plain.low)
         np.testing.assert_array_equal(high, plain.high)
+
+
+@pytest.mark.parametrize("factor", [4, 41])
+def test_torch_repeats_entries_for_powers_of_two_alone(factor):
+    """In float32 it reads entry 0 for the last of 41 that are to repeat entry 1: its 1 / 41 is too small."""
+    import torch
+    from torch import nn
+
+    import moduli as mo
+
+    first, last = nn.Conv1d(1, 2, factor, stride=factor), nn.Conv1d(2, 1, 1)
+    module = nn.Sequential(nn.Upsample(scale_factor=factor, mode="nearest"), first, nn.ReLU(), last)
+    with torch.no_grad():
+        first.weight.zero_()
+        first.weight[0, 0, 0], first.weight[0, 0, -1], first.weight[1, 0, factor // 2] = 1, -1, 1
+        first.bias.copy_(
+            torch.tensor([-0.1, 0.3])
+        )  # unit 0 is off where all that it reads is one entry
+        last.weight.fill_(1.0)
+    small = mo.compress(module.eval(), on=mo.Box(-1, 1), input_shape=(1, 2))
+    x = torch.tensor([[[0.9, -0.9]]])
+    assert torch.allclose(small.module(x), module(x))
+    assert (small.network.parameters < small.original.parameters) == (factor == 4)

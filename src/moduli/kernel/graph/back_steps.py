@@ -706,7 +706,7 @@ def _pooled(
     found = window.of(range(len(x)), x)
     low, _ = ends.of(name, found, over[0])
     inside = all(not w.before and w.length(y[i]) <= x[i] for i, w in zip(over, ways, strict=True))
-    if not inside and not (op.padded or (largest and (low >= 0).all())):
+    if not inside and not ((low >= 0).all() if largest else op.padded):
         return None
     _slid(found, window, [(i, i) for i in over], ways)
     count, held = math.prod(kernel), over[0] + 1
@@ -726,6 +726,7 @@ def _repeated(
     """Resizing to the nearest entry by whole factors, where output j reads entry floor(j / factor): so
     it is if entries begin at the border and are rounded down, and if they lie in the middle of their
     parts, whatever becomes of ties: ((j + 1/2) / factor - 1/2) is less than 1/2 away from that entry.
+    Torch multiplies j by 1 / factor, rounded, before it rounds down: as said for powers of two alone.
     """
     factors = [y[i] // x[i] for i in over]
     if any(y[i] != f * x[i] or f < 1 for i, f in zip(over, factors, strict=True)):
@@ -746,7 +747,8 @@ def _repeated(
     else:
         scales = [value for key, value in op.numbers if key.startswith("scale")]
         given = [f for value in scales if value is not None for f in _several(value, 1)]
-        if "nearest" not in op.kind:
+        exact = "exact" in op.kind or not any(f & (f - 1) for f in factors)
+        if "nearest" not in op.kind or not exact:
             return None
     if given and [float(f) for f in given] != [float(f) for f in factors]:
         return None
@@ -762,7 +764,7 @@ def _repeated(
     return [Read(name, found, step, math.prod(factors), every)]
 
 
-def _several(given: Any, count: int) -> tuple[int, ...]:
+def _several(given: Any, count: int) -> tuple[Any, ...]:
     """One number for each axis."""
     numbers = tuple(given) if isinstance(given, (tuple, list)) else (given,)
     return numbers * count if len(numbers) == 1 else numbers

@@ -177,7 +177,7 @@ def _elu_between(lo: Array, hi: Array, *numbers: float) -> Interval:
     found = []
     for x, way, end in ((lo, -1.0, 0), (hi, 1.0, 1)):
         power = np.minimum(exponential(np.minimum(x, 0.0), np.minimum(x, 0.0))[end], 1.0)
-        value = np.where(x > 0, scale * x, scale * alpha * (power - 1.0))
+        value = np.where(x > 0, scale * x, scale * (alpha * (power - 1.0)))
         wide = np.nextafter(value + way * 2.0**-50 * np.abs(value), way * np.inf)
         found.append(np.where((x == 0) | ((x > 0) & (scale == 1.0)), x, wide))
     return found[0], np.where(hi <= 0, np.minimum(found[1], 0.0), found[1])
