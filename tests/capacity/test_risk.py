@@ -232,3 +232,39 @@ def test_mistakes(tmp_path, monkeypatch):
     assert len(json.loads(done.output)["risks"]) == 4
     done = CliRunner().invoke(cli, [*words, "y.txt"])
     assert done.exit_code != 0
+
+
+def test_numbers_of_sixteen_bits_count(tmp_path):
+    """bfloat16 is no float of NumPy, and its numbers are trained all the same."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from moduli.formats import load_as_written
+
+    rng = np.random.default_rng(0)
+    kind = TensorProto.BFLOAT16
+    stored = [
+        helper.make_tensor(name, kind, shape, rng.normal(size=shape).ravel())
+        for name, shape in (("w", (4, 6)), ("v", (6, 3)))
+    ]
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=kind),
+        helper.make_node("MatMul", ["h", "w"], ["u"]),
+        helper.make_node("Relu", ["u"], ["r"]),
+        helper.make_node("MatMul", ["r", "v"], ["o"]),
+        helper.make_node("Cast", ["o"], ["y"], to=TensorProto.FLOAT),
+    ]
+    ends = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", d])
+        for n, d in (("x", 4), ("y", 3))
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    x, y = rng.uniform(-1, 1, (40, 4)), rng.integers(0, 3, 40)
+    onnx.save(model, tmp_path / "a.onnx")
+    graph = load_as_written(tmp_path / "a.onnx")
+    found = mo.complexity(graph, samples=mo.Samples(x), targets=y)
+    assert found.cls.parameters == 42
+    by_name = {risk.name: risk for risk in found.risks}
+    assert by_name["Occam, as stored"].note.startswith(f"{16 * 42 + 1} bits")
+    assert by_name["Occam, as stored"].bound > 0.99

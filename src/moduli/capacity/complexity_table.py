@@ -56,7 +56,7 @@ from .gap_bounds import (
     vc_dimension,
 )
 from .packing import applies, exponent, log_packing
-from .risk import Gap, Risk, by_code, by_cover, margins, network_bits
+from .risk import ROUNDED, Gap, Risk, by_code, by_cover, margins, network_bits
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 SCALES = 21
@@ -223,15 +223,14 @@ class Complexity(Result):
         gap = over_accuracies(
             [(2.0**-k, cls.log_covering(Fraction(1, 2**k))) for k in range(SCALES)], price
         )
-        free = SymmetryGroup.of(net).free_bits
         stored, coded = float(self._bits(net) + 1), network_bits(net) + 1
         fixed = "layers and activations fixed in advance"
         return (
-            by_cover("best cover, union over margins", at, gap, delta, classes, "inputs bounded in advance"),
-            by_code("Occam, as stored", at, stored - free, delta, classes,
-                    f"{stored:.0f} bits, {free:.0f} free; architecture fixed in advance"),
-            by_code("Occam, coded", at, coded - free, delta, classes,
-                    f"{coded:.0f} bits, {free:.0f} free; {fixed}"),
+            by_cover("best cover, union over margins", at, gap, delta, classes,
+                     f"inputs bounded, widths and activations fixed in advance; {ROUNDED}"),
+            by_code("Occam, as stored", at, stored, delta, classes,
+                    f"{stored:.0f} bits; architecture fixed in advance"),
+            by_code("Occam, coded", at, coded, delta, classes, f"{coded:.0f} bits; {fixed}"),
             by_code("fresh samples", at, 0.0, delta, classes, "only if no sample had a part in training"),
         )  # fmt: skip
 

@@ -22,7 +22,7 @@ sum K_t delta_t + sum K'_t delta_t, the second sum over the tensors of U' and V'
 
 **With orders of other units.** If these own no entry of U or V, they may be sorted as in Theorem P: they
 move columns of U' and V', which all have one grid in each tensor, and afterwards A may be a permutation that
-puts the columns of the identity into their order.
+puts the columns of the identity into their order. They may be turned, too: afterwards A has signs, and grids are symmetric.
 
 Derived and proved for this library. The exponent of 1/eps falls by r^2; each entry of V' pays log r, so it is less
 for small eps alone, or where r is not far below p.

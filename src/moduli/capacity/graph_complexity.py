@@ -19,7 +19,7 @@ from .complexity_table import SCALES, Bound, over_accuracies, sampled, shell
 from .covering_numbers import STARTS, holding, log, rational
 from .gap_bounds import Real, needed, occam_gap
 from .graph_covering import GraphClass
-from .risk import Risk, by_code, by_cover, coded_bits, margins
+from .risk import ROUNDED, Risk, by_code, by_cover, coded_bits, margins
 
 SHOWN = 12  # sets of units in a table
 
@@ -59,8 +59,8 @@ class GraphComplexity(Result):
 
     @property
     def exponent(self) -> int:
-        """Parameters less the entries of bases that heads and bottlenecks leave free: the power of 1/accuracy in the
-        covering number for small accuracies.
+        """Parameters less the entries of bases that heads and bottlenecks leave free: the power of 1/accuracy in
+        Theorem G, so that of the covering number is at most this.
         """
         return self.cls.parameters - sum(basis.units**2 for basis in self.cls.bases)
 
@@ -105,7 +105,7 @@ class GraphComplexity(Result):
     @property
     def _bits(self) -> int:
         stored = self.graph.model.live().constants.values()
-        return sum(8 * a.nbytes for a in stored if a.dtype.kind in "fiu")
+        return sum(8 * array.nbytes for array in stored)
 
     @cached_property
     def risks(self) -> tuple[Risk, ...]:
@@ -119,11 +119,12 @@ class GraphComplexity(Result):
             [(2.0**-k, cls.log_covering(Fraction(1, 2**k))) for k in range(SCALES)], price
         )
         stored = self.graph.model.live().constants.values()
-        coded = coded_bits([a for a in stored if a.dtype.kind in "fiu"])
+        coded = coded_bits(list(stored))
         given = self.at, self.delta, self.classes
         fixed = "operators, wiring and shapes fixed in advance"
         return (
-            by_cover("best cover, union over margins", self.at, gap, self.delta, self.classes, "inputs bounded in advance"),
+            by_cover("best cover, union over margins", self.at, gap, self.delta, self.classes,
+                     f"inputs bounded; operators, wiring, shapes and held tensors fixed in advance; {ROUNDED}"),
             by_code("Occam, as stored", given[0], self._bits + 1.0, *given[1:], f"{self._bits + 1} bits; {fixed}"),
             by_code("Occam, coded", given[0], coded + 1, *given[1:], f"{coded + 1:.0f} bits; {fixed}"),
             by_code("fresh samples", given[0], 0.0, *given[1:], "only if no sample had a part in training"),

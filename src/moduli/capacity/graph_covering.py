@@ -271,7 +271,7 @@ class GraphClass:
     def held(self) -> str:
         """What of stored floats is no parameter, in words."""
         names = self.graph.constants.keys() - self.bounds.keys() - self._part_of_norms
-        count = sum(self.graph.constants[name].dtype.kind == "f" for name in names)
+        count = sum(_floating(self.graph.constants[name]) for name in names)
         return f"; {count} stored tensors are held fixed" if count else ""
 
     @property
@@ -414,9 +414,13 @@ def _held_fixed(graph: GraphModel) -> set[str]:
     return fixed - read
 
 
+def _floating(array: Tensor) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
+
+
 def _size(array: Tensor) -> Fraction | None:
     """The largest entry; None of integers and of what is no number."""
-    if array.dtype.kind != "f" or not array.size:
+    if not _floating(array) or not array.size:
         return None
     top = float(np.abs(array.astype(np.float64)).max())
     return Fraction(top) if math.isfinite(top) else None

@@ -3,19 +3,21 @@
 Samples are n independent draws, and so is the input asked about. A class is wrong where the output of the
 label is not above all others, as the network computes it in floats here.
 
-**By a code.** Let networks have prefix-free codes, of b bits this one, fixed before the samples were seen. If w bits are
-free (all 2^w copies of it by orders and signs of units have codes of this length), then with probability at least 1 - delta
+**By a code.** Let networks have prefix-free codes, of b bits this one, fixed before the samples were seen. With probability at
+least 1 - delta
 
-    kl(k/n, risk) <= ((b - w) log 2 + log(1/delta)) / n,    kl(q, p) = q log(q/p) + (1 - q) log((1 - q)/(1 - p)),
+    kl(k/n, risk) <= (b log 2 + log(1/delta)) / n,    kl(q, p) = q log(q/p) + (1 - q) log((1 - q)/(1 - p)),
 
-for k wrong of n. *Proof.* For one function with risk p, P(k/n <= q) <= exp(-n kl(q, p)) for q <= p (Chernoff). Give it the
-part 2^(w - b) of delta; by Kraft's inequality the sum of these over all functions is at most delta.
+for k wrong of n. *Proof.* For one network with risk p, P(k/n <= q) <= exp(-n kl(q, p)) for q <= p (Chernoff). Give it the
+part 2^-b of delta; by Kraft's inequality the sum of these over all networks is at most delta. (Copies of it by orders and
+signs of units are one function over the reals, but not in floats, where sums have an order: their bits are not free.)
 
 **By a cover.** Let margins m be the output of the label less the largest other one, and l_g(m) be 1 for m <= 0, 0 for m >= g,
 linear between. A change of outputs by e changes m by at most 2e, so l_g is 2/g-Lipschitz; it is at least 1 where the class is
 wrong. So risk <= mean l_g + the gap of `gap_bounds.uniform_gap`, for g = ..., 1/2, 1, 2, ... at the price of trying all.
+Covers are of functions over the reals, margins are computed: this row holds up to the rounding of the network.
 
-**By fresh samples.** For samples that had no part in training one function is looked at: b = w = 0.
+**By fresh samples.** For samples that had no part in training one network is looked at: b = 0.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ Gap = Callable[
 ]  # of samples, delta and the Lipschitz constant of the loss
 MARGINS = 20  # powers of two, up and down
 HALF = 0.5
+ROUNDED = "up to rounding of the network"
 DIGITS = 53  # of a float64
 
 
@@ -122,7 +125,7 @@ def _kl(q: float, p: float) -> float:
 
 
 def by_code(name: str, at: Array, bits: Real, delta: Real, classes: int, note: str) -> Risk:
-    """Of a network with a code of so many bits, less those that are free."""
+    """Of a network with a code of so many bits."""
     count, wrong = len(at), int((at <= 0).sum())
     seen, nats = wrong / count, bits * math.log(2) + math.log(1 / delta)
     least = None if seen >= HALF else math.ceil(nats / _kl(seen, HALF))
@@ -134,8 +137,8 @@ def by_cover(name: str, at: Array, gap: Gap, delta: Real, classes: int, note: st
     count, best = len(at), None
     for k, power in enumerate(_powers(), 1):
         g, share = 2.0**power, delta * 6 / (math.pi * k) ** 2
-        seen = upward(float(np.clip(1 - at / g, 0, 1).mean()), count)
-        bound = seen + gap(count, share, 2 / g)
+        seen = upward(float(np.clip(1 - at / g, 0, 1).mean()) + 2.0**-52, count)
+        bound = upward(seen + gap(count, share, 2 / g), 8)
         if best is None or bound < best[0]:
             best = bound, seen, g, share
     assert best is not None
@@ -162,17 +165,18 @@ def coded_bits(arrays: Sequence[Any]) -> float:
     named, T = max |k|, how often each size from 0 to T is there (one of C(S + T, T) lists for S numbers), which
     numbers have which size (a multinomial coefficient), and the signs of those that are not 0. Whole numbers m >= 0 take
     2 floor(log2(m + 1)) + 1 bits (Elias). Lengths are those of a prefix-free code but for rounding up, which
-    Kraft's inequality does without; they stay if numbers of an array trade places or change their signs.
+    Kraft's inequality does without.
 
     >>> coded_bits([[0.0] * 1000]) < 30 < coded_bits([[0.5, -0.5] * 500]) < 1030
     True
     """
     total = 0.0
     for array in map(np.asarray, arrays):
-        as_stored, known = 8.0 * array.nbytes, bool(np.isfinite(array).all())
+        as_stored, known = 8.0 * array.nbytes, array.dtype.kind in "fiu"
+        known = known and bool(np.isfinite(array).all())
         if array.dtype.kind in "iu" and array.size:  # as floats without rounding
             known = max(abs(int(array.min())), abs(int(array.max()))) <= 2**53
-        few = _bits(array.astype(np.float64).ravel()) if known else math.inf
+        few = _bits(np.asarray(array, dtype=np.float64).ravel()) if known else math.inf
         total += 1 + min(as_stored, few)
     return total
 
