@@ -101,7 +101,7 @@ def bases(found: UnitSets, own: Iterable[Gauge], sizes: Mapping[str, int]) -> tu
         if sides is None:
             continue
         places, one, other = sides
-        if not _swapped(one, other):
+        if sum(one.values()) < sum(other.values()):  # that with more entries is held, as the other pays
             one, other = other, one
         named = {name: (axis, name in one) for name, (axis, _) in places.items()}
         apart = all(
@@ -116,11 +116,6 @@ def bases(found: UnitSets, own: Iterable[Gauge], sizes: Mapping[str, int]) -> tu
             used.setdefault(name, set()).update(indices)
         out.append(Basis(units, one, other))
     return tuple(out)
-
-
-def _swapped(one: Mapping[str, int], other: Mapping[str, int]) -> bool:
-    """Whether the first side is held: the one with more entries, as those of the other pay."""
-    return sum(one.values()) >= sum(other.values())
 
 
 def _sides(
