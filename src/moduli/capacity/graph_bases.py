@@ -101,7 +101,9 @@ def bases(found: UnitSets, own: Iterable[Gauge], sizes: Mapping[str, int]) -> tu
         if sides is None:
             continue
         places, one, other = sides
-        if sum(one.values()) < sum(other.values()):  # that with more entries is held, as the other pays
+        if sum(one.values()) < sum(
+            other.values()
+        ):  # that with more entries is held, as the other pays
             one, other = other, one
         named = {name: (axis, name in one) for name, (axis, _) in places.items()}
         apart = all(

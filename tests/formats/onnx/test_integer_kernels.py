@@ -301,6 +301,16 @@ def test_operands_that_no_rule_is_known_for_are_refused():
     assert "ceil_mode" in refused(m)
 
 
+def test_signed_inputs_meet_signed_weights_alone():
+    """For others onnxruntime has no kernel."""
+    m = Model((20,), "int8")
+    w = m.weight("w", np.abs(weights(20, 8)).astype(np.uint8), 0.01)
+    m.add("QLinearMatMul", [*m.x, *w, *m.scale("y", 0.15, 5)], "y")
+    assert "no kernel for an int8 input" in refused(m)
+    with pytest.raises(Exception, match="NOT_IMPLEMENTED"):
+        onnxruntime.InferenceSession(m.model("y").SerializeToString())
+
+
 def refused(m: Model, output: str = "y", given: str = "", last: str = "") -> str:
     with pytest.raises(UnsupportedModel) as caught:
         network(m.model(output, given, last))

@@ -435,6 +435,19 @@ def test_shares(scale, beta):
     same(f.write(y), points.astype(np.int8))
 
 
+def test_shares_of_many_entries():
+    """Of equal entries: LiteRT's reference kernel aborts at 512 of them."""
+    for count in (511, 512):
+        f = File()
+        x = f.input(1, count, dtype="int8", scale=0.05, zero=0)
+        y = f.value(1, count, dtype="int8", scale=1 / 256, zero=-128)
+        data = f.write(f.add("SOFTMAX", [x], y, "Softmax", Beta=1.0))
+        if count == 511:
+            same(data, np.zeros((1, 1, count), np.int8))
+        else:
+            assert "a softmax of (512,) entries" in refused(data)
+
+
 @pytest.mark.parametrize("kind", ["AVERAGE_POOL_2D", "MAX_POOL_2D"])
 @pytest.mark.parametrize("padding", [SAME, VALID])
 def test_pools(kind, padding):

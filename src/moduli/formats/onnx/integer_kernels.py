@@ -42,10 +42,8 @@ from .nodes import kind_of
 
 FLOAT = 1
 KINDS = {2: (0, 255), 3: (-128, 127)}  # uint8 and int8
-FUSED = (
-    2.0**-12,
-    2.0**6,
-)  # quotients of scales for which sums of two products are exact in float64
+# quotients of scales for which sums of two products are exact in float64
+FUSED = (2.0**-12, 2.0**6)
 RUNTIME = "onnxruntime"
 RULES = "onnxruntime's kernels for 8-bit integers, with sums in 32 bits"
 
@@ -301,9 +299,11 @@ def _products(
     return finish
 
 
-def _weights(setting: _Setting, at: int, axis: int) -> tuple[Whole, Array]:
+def _weights(setting: _Setting, x: Scaled, at: int, axis: int) -> tuple[Whole, Array]:
     """Stored weights less their zero points, and a scale for each index along an axis."""
     weight = setting.stored(at)
+    if x.least < 0 and weight.dtype != np.int8:
+        raise UnsupportedModel("onnxruntime has no kernel for an int8 input and other weights")
     scale, zero = setting.stored(at + 1), setting.stored(at + 2)
     units = weight.shape[axis]
     if weight.dtype not in (np.int8, np.uint8) or zero.dtype != weight.dtype:
@@ -376,7 +376,7 @@ def _first(y: Any, points: int) -> Any:
 def _convolution(setting: _Setting) -> Compute:
     shape, x = setting.operand(0)
     *_, groups = setting.only(**SHARED, group=1)
-    weight, scales = _weights(setting, 3, 0)
+    weight, scales = _weights(setting, x, 3, 0)
     y = setting.scale(6)
     if weight.ndim != 4 or groups < 1 or len(shape) != 4 or len(weight) % groups:
         raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {shape}")
@@ -400,7 +400,7 @@ def _convolution(setting: _Setting) -> Compute:
 def _matrix_product(setting: _Setting) -> Compute:
     shape, x = setting.operand(0)
     setting.only()
-    weight, scales = _weights(setting, 3, 1) if setting.stored(3).ndim == 2 else (None, None)
+    weight, scales = _weights(setting, x, 3, 1) if setting.stored(3).ndim == 2 else (None, None)
     y = setting.scale(6)
     if weight is None or scales is None or len(shape) < 2 or shape[-1] != len(weight):
         raise UnsupportedModel(f"weights {setting.stored(3).shape} meet an input of shape {shape}")
@@ -415,7 +415,7 @@ def _dense(setting: _Setting) -> Compute:
     alpha, turned, columns = setting.only(alpha=1.0, transA=0, transB=0)
     if alpha != 1.0 or turned or len(shape) != 2 or not setting.inputs[7]:
         raise UnsupportedModel("alpha is not 1, its input is turned, or it gives floats")
-    weight, scales = _weights(setting, 3, 0 if columns else 1)
+    weight, scales = _weights(setting, x, 3, 0 if columns else 1)
     rows = weight if columns else weight.T
     if rows.ndim != 2 or shape[1] != rows.shape[1]:
         raise UnsupportedModel(f"weights {weight.shape} meet an input of shape {shape}")
@@ -586,7 +586,6 @@ def _cut(setting: _Setting) -> Compute:
 def _concatenate(setting: _Setting) -> Compute:
     """Operands of another scale are looked up."""
     (axis,) = setting.only(axis=None)
-    setting.inputs = _padded(setting.inputs, setting.count)
     y, tables, shapes = setting.scale(0), [], []
     for at in range(2, setting.count, 3):
         shape, x = setting.operand(at)

@@ -39,14 +39,8 @@ HELD = {
     INT8: "i1", FLOAT64: "<f8",
 }  # fmt: skip
 QUANTISED = (INT8, UINT8, INT16, INT32, INT64)  # the widest are biases
-INNER = {
-    "IF",
-    "WHILE",
-    "CALL",
-    "STABLEHLO_WHILE",
-    "STABLEHLO_COMPOSITE",
-    "DELEGATE",
-}  # they run others
+# they run others
+INNER = {"IF", "WHILE", "CALL", "STABLEHLO_WHILE", "STABLEHLO_COMPOSITE", "DELEGATE"}
 STATE = "keeps something from one call to the next, and the network is no function"
 
 

@@ -673,9 +673,17 @@ def _require_output(setting: _Setting, scale: float, zero: int) -> None:
         )
 
 
+# from so many entries of a softmax on their sum may have more than 9 whole bits, and the last shift more than 31
+MOST_SHARED = 512
+
+
 @handles("SOFTMAX")
 def _softmax(setting: _Setting) -> Compute:
     x, scale, _ = setting.computed(0)
+    if not x.shape or x.shape[-1] >= MOST_SHARED:
+        raise UnsupportedModel(
+            f"a softmax of {x.shape[-1:]} entries may shift by more than 31 bits"
+        )
     _require_output(setting, *SHARES[x.type])
     low, high = LIMITS[x.type]
     beta = float(setting.options.get("beta", 0.0))
